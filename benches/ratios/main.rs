@@ -1,0 +1,165 @@
+//! What a request costs here, beside its peers, as ratios in one run.
+//!
+//! ```sh
+//! cargo bench --bench ratios                                    # everything, about four minutes
+//! cargo bench --bench ratios -- --only new-connection --rounds 9
+//! ```
+//!
+//! Every server is a program of its own on a port of its own, started anew for each round. In a round they take turns of a
+//! tenth of a second, one at a time, the others idle, in an order shuffled anew each time. Cost is the CPU time of all
+//! threads of all processes of the server (`/proc/PID/task/*/schedstat`, nanoseconds), divided by requests answered with 200
+//! and the right body. A ratio is made within a round, and the median of those is shown: what the machine does to both sides
+//! cancels out. One request that fails ends the run with an error.
+//!
+//! Before a ratio near 1 is believed, look at its spread and at what other programs used of the machine meanwhile.
+//!
+//! - `options`: the command line
+//! - `workloads`: which servers, which traffic, which ratios, which targets
+//! - `rounds`: the measurement
+//! - `server`: starts and stops a server, knows its processes; `output`: what it prints
+//! - `peers`: the servers that are this very binary, started again: `axum::serve`, and (`canned`) a bare epoll loop
+//! - `load`: the client; `response`: what counts as an answer; `probe`: when does a server answer?
+//! - `boot`, `memory`: the two measurements that are not about requests
+//! - `procfs`, `table`: reading numbers, printing them
+
+#![allow(clippy::print_stdout, reason = "printing is what this program is for")]
+
+mod boot;
+mod canned;
+mod load;
+mod memory;
+mod options;
+mod output;
+mod peers;
+mod probe;
+mod procfs;
+mod response;
+mod rounds;
+mod server;
+mod table;
+mod workloads;
+
+use std::error::Error;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use crate::options::Options;
+use crate::server::Programs;
+use crate::table::Table;
+
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+fn main() -> ExitCode {
+    let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
+    let done = match arguments.first() {
+        Some(first) if first == peers::ARGUMENT => peers::run(&arguments[1..]),
+        _ => bench(&arguments),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("ratios: FAILED: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn bench(arguments: &[OsString]) -> Result<()> {
+    let Some(options) = Options::parse(arguments)? else {
+        println!("{}", options::USAGE);
+        return Ok(());
+    };
+    let programs = Programs {
+        hello: options.server.clone(),
+        examples: examples(options.server.is_none())?,
+        node: node_version().is_some(),
+    };
+    let hello = workloads::hello(2).program;
+    if !programs.has(&hello) {
+        return Err(format!("there is no program for {hello:?}").into());
+    }
+    print_machine(&options);
+    for workload in workloads::all(&programs) {
+        if options.wants(workload.key) {
+            rounds::measure(&workload, &programs, &options)?;
+        }
+    }
+    if options.wants(memory::KEY) {
+        memory::measure(&programs)?;
+    }
+    if options.wants(boot::KEY) {
+        boot::measure(&programs, &options)?;
+    }
+    Ok(())
+}
+
+/// The folder with the examples. They are built if so wished, optimised as this binary is.
+fn examples(build: bool) -> Result<PathBuf> {
+    let executable = std::env::current_exe()?;
+    let profile = executable
+        .parent()
+        .and_then(Path::parent)
+        .ok_or("this binary is not in a target folder")?;
+    let target = profile
+        .parent()
+        .ok_or("this binary is not in a target folder")?;
+    let folder = target.join("release").join("examples");
+    if !build {
+        return Ok(folder);
+    }
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo
+        .args(["build", "--release", "--target-dir"])
+        .arg(target)
+        .current_dir(manifest);
+    for example in EXAMPLES {
+        if manifest
+            .join("examples")
+            .join(example)
+            .with_extension("rs")
+            .exists()
+        {
+            cargo.args(["--example", example]);
+        }
+    }
+    if !cargo.status()?.success() {
+        return Err("the examples could not be built".into());
+    }
+    Ok(folder)
+}
+
+const EXAMPLES: [&str; 3] = ["hello", "request_count", "playground"];
+
+fn print_machine(options: &Options) {
+    let mut facts = Table::new(["machine", ""]);
+    facts.row(["CPU".to_owned(), procfs::cpu_model()]);
+    facts.row([
+        "cores".to_owned(),
+        std::thread::available_parallelism().map_or_else(|_| "?".to_owned(), |n| n.to_string()),
+    ]);
+    facts.row(["kernel".to_owned(), procfs::kernel()]);
+    facts.row([
+        "rustc".to_owned(),
+        version_of("rustc").unwrap_or_else(|| "?".to_owned()),
+    ]);
+    facts.row([
+        "node".to_owned(),
+        node_version().unwrap_or_else(|| "not on PATH: skipped".to_owned()),
+    ]);
+    facts.row(["settings".to_owned(), options.to_string()]);
+    println!("# Ratios\n\n{facts}");
+}
+
+fn node_version() -> Option<String> {
+    version_of("node")
+}
+
+fn version_of(program: &str) -> Option<String> {
+    let output = Command::new(program).arg("--version").output().ok()?;
+    output
+        .status
+        .success()
+        .then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}

@@ -1,0 +1,115 @@
+//! The command line after `cargo bench --bench ratios --`.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::Result;
+
+pub(crate) const USAGE: &str = "\
+cargo bench --bench ratios -- [options]
+
+  --only PART        keep-alive, new-connection, messages, memory or boot; several with commas
+  --rounds N         rounds, in each of which every server is measured once (5)
+  --seconds S        length of one measurement (2)
+  --connections N    connections of the client at the same time (64)
+  --boots N          starts measured by `boot` (20)
+  --server PATH      a program in place of the example `hello`";
+
+/// What was asked for.
+#[derive(Debug)]
+pub(crate) struct Options {
+    pub(crate) rounds: usize,
+    pub(crate) measurement: Duration,
+    pub(crate) connections: usize,
+    pub(crate) boots: usize,
+    pub(crate) server: Option<PathBuf>,
+    only: Vec<String>,
+}
+
+impl Options {
+    /// `None`: help was asked for, or nothing at all, as `cargo test --all-targets` does.
+    pub(crate) fn parse(arguments: &[OsString]) -> Result<Option<Self>> {
+        let mut options = Self {
+            rounds: 5,
+            measurement: Duration::from_secs(2),
+            connections: 64,
+            boots: 20,
+            server: None,
+            only: Vec::new(),
+        };
+        if arguments.is_empty() {
+            return Ok(None);
+        }
+        let mut arguments = arguments.iter();
+        while let Some(argument) = arguments.next() {
+            let argument = argument.to_string_lossy();
+            let mut value = || {
+                let value = arguments
+                    .next()
+                    .ok_or_else(|| format!("{argument} wants a value"))?;
+                Ok::<_, String>(value.to_string_lossy().into_owned())
+            };
+            match &*argument {
+                "--bench" => {} // cargo says so
+                "--help" | "-h" => return Ok(None),
+                "--rounds" => options.rounds = value()?.parse()?,
+                "--seconds" => {
+                    options.measurement = Duration::try_from_secs_f64(value()?.parse()?)?
+                }
+                "--connections" => options.connections = value()?.parse()?,
+                "--boots" => options.boots = value()?.parse()?,
+                "--server" => options.server = Some(std::path::absolute(value()?)?),
+                "--only" => options.only.extend(value()?.split(',').map(str::to_owned)),
+                _ => return Err(format!("unknown argument {argument}\n\n{USAGE}").into()),
+            }
+        }
+        if options.rounds == 0
+            || options.connections == 0
+            || options.boots == 0
+            || options.measurement.is_zero()
+        {
+            return Err("rounds, seconds, connections and boots must be more than 0".into());
+        }
+        if let Some(unknown) = options
+            .only
+            .iter()
+            .find(|part| !PARTS.contains(&part.as_str()))
+        {
+            return Err(format!("--only {unknown}: there are {}", PARTS.join(", ")).into());
+        }
+        Ok(Some(options))
+    }
+
+    pub(crate) fn wants(&self, part: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|only| only == part)
+    }
+}
+
+impl fmt::Display for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            rounds,
+            connections,
+            ..
+        } = self;
+        let seconds = self.measurement.as_secs_f64();
+        write!(
+            f,
+            "{rounds} rounds of {seconds} s a server, {connections} connections, one client thread, all on loopback"
+        )?;
+        match &self.server {
+            Some(path) => write!(f, ", {} in place of hello", path.display()),
+            None => Ok(()),
+        }
+    }
+}
+
+const PARTS: [&str; 5] = [
+    crate::workloads::KEEP_ALIVE,
+    crate::workloads::NEW_CONNECTION,
+    crate::workloads::MESSAGES,
+    crate::memory::KEY,
+    crate::boot::KEY,
+];

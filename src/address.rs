@@ -1,0 +1,170 @@
+//! Where to listen: what a person passes, and what was bound.
+
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+
+/// An address to listen on, or one that is listened on.
+///
+/// Made from anything a person would pass: `"127.0.0.1:8000"`, `"localhost:8000"`, `("127.0.0.1", 8000)`, a [`SocketAddr`],
+/// `"unix:/run/app.sock"`. Port 0 asks for any free port; all workers share it.
+///
+/// ```
+/// use axum_cluster::Address;
+///
+/// assert_eq!(Address::from("unix:/run/app.sock").to_string(), "unix:/run/app.sock");
+/// assert_eq!(Address::from(([127, 0, 0, 1], 8000)).socket_addr().unwrap().port(), 8000);
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Address(Kind);
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub(crate) enum Kind {
+    Socket(SocketAddr),
+    Unix(PathBuf),
+    /// `host:port`, resolved when it is bound.
+    Name(String),
+}
+
+impl Address {
+    /// The IP address and port; `None` for a unix socket, and for a host name that has not been looked up.
+    pub fn socket_addr(&self) -> Option<SocketAddr> {
+        match self.0 {
+            Kind::Socket(addr) => Some(addr),
+            _ => None,
+        }
+    }
+
+    /// The path of a unix socket.
+    pub fn unix_path(&self) -> Option<&Path> {
+        match &self.0 {
+            Kind::Unix(path) => Some(path),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn kind(&self) -> &Kind {
+        &self.0
+    }
+
+    pub(crate) fn unix(path: PathBuf) -> Self {
+        Self(Kind::Unix(path))
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Kind::Socket(addr) => addr.fmt(f),
+            Kind::Unix(path) => write!(f, "unix:{}", path.display()),
+            Kind::Name(name) => f.write_str(name),
+        }
+    }
+}
+
+impl From<&str> for Address {
+    fn from(text: &str) -> Self {
+        if let Some(path) = text.strip_prefix("unix:") {
+            return Self(Kind::Unix(path.into()));
+        }
+        Self(text.parse().map_or_else(|_| Kind::Name(text.to_owned()), Kind::Socket))
+    }
+}
+
+impl From<String> for Address {
+    fn from(text: String) -> Self {
+        Self::from(text.as_str())
+    }
+}
+
+impl From<&String> for Address {
+    fn from(text: &String) -> Self {
+        Self::from(text.as_str())
+    }
+}
+
+impl From<SocketAddr> for Address {
+    fn from(addr: SocketAddr) -> Self {
+        Self(Kind::Socket(addr))
+    }
+}
+
+macro_rules! from_ip_and_port {
+    ($($ip:ty),*) => {$(
+        impl From<($ip, u16)> for Address {
+            fn from(addr: ($ip, u16)) -> Self {
+                Self(Kind::Socket(addr.into()))
+            }
+        }
+    )*};
+}
+
+// Not one generic impl: it would overlap with the one for `(&str, u16)`.
+from_ip_and_port!(IpAddr, Ipv4Addr, Ipv6Addr, [u8; 4], [u16; 8]);
+
+impl From<(&str, u16)> for Address {
+    fn from((host, port): (&str, u16)) -> Self {
+        match host.parse::<IpAddr>() {
+            Ok(ip) => Self::from((ip, port)),
+            Err(_) => Self(Kind::Name(format!("{host}:{port}"))),
+        }
+    }
+}
+
+/// One address or several, for [`ClusteredServer::bind`](crate::ClusteredServer::bind).
+pub trait Addresses {
+    /// The addresses, in order.
+    fn addresses(self) -> Vec<Address>;
+}
+
+impl<A: Into<Address>> Addresses for A {
+    fn addresses(self) -> Vec<Address> {
+        vec![self.into()]
+    }
+}
+
+impl<A: Into<Address>, const N: usize> Addresses for [A; N] {
+    fn addresses(self) -> Vec<Address> {
+        self.into_iter().map(Into::into).collect()
+    }
+}
+
+impl<A: Into<Address>> Addresses for Vec<A> {
+    fn addresses(self) -> Vec<Address> {
+        self.into_iter().map(Into::into).collect()
+    }
+}
+
+impl<A: Into<Address> + Clone> Addresses for &[A] {
+    fn addresses(self) -> Vec<Address> {
+        self.iter().cloned().map(Into::into).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn anything_a_person_would_pass() {
+        let v6: SocketAddr = "[::1]:8000".parse().unwrap();
+        for (given, shown) in [
+            ("127.0.0.1:8000".addresses(), "127.0.0.1:8000"),
+            ("localhost:8000".addresses(), "localhost:8000"),
+            (("localhost", 8000).addresses(), "localhost:8000"),
+            (("127.0.0.1", 8000).addresses(), "127.0.0.1:8000"),
+            (([127, 0, 0, 1], 0).addresses(), "127.0.0.1:0"),
+            (v6.addresses(), "[::1]:8000"),
+            ("unix:/run/x".to_owned().addresses(), "unix:/run/x"),
+        ] {
+            assert_eq!(given.len(), 1);
+            assert_eq!(given[0].to_string(), shown);
+        }
+        assert_eq!(["127.0.0.1:1", "unix:/x"].addresses().len(), 2);
+        assert_eq!(vec![v6, v6].addresses().len(), 2);
+    }
+}

@@ -1,0 +1,207 @@
+//! What can go wrong, doing what, to what, and the likely fix.
+
+use std::{error::Error as StdError, fmt, io, path::PathBuf, process::ExitStatus};
+
+use crate::address::Address;
+
+/// The result of everything in this crate that can fail.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What went wrong: what was being done, to what, and the likely fix.
+///
+/// Its `Debug` form is its `Display` form followed by its causes, because that is what a `main` that returns it prints.
+#[non_exhaustive]
+pub enum Error {
+    /// The primary could not listen on an address. Often another program listens there already, or the port is below 1024.
+    Bind {
+        /// The address asked for.
+        address: Address,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A text is no address, or its host name has no address.
+    Address {
+        /// The address as it was given.
+        given: String,
+        /// What is wrong with it.
+        source: io::Error,
+    },
+    /// A setting, or the environment variable that overrides it, has a value that means nothing.
+    Setting {
+        /// The setting or variable.
+        name: &'static str,
+        /// Its value.
+        value: String,
+        /// What it may be.
+        expected: &'static str,
+    },
+    /// The program could not be opened for starting workers from it.
+    Program {
+        /// Its path.
+        program: PathBuf,
+        /// What is wrong with it.
+        source: io::Error,
+    },
+    /// A worker process could not be started. Often a limit of processes or descriptors is reached.
+    Spawn {
+        /// The program that was to run.
+        program: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// At the first start, one place saw its worker die again and again before any worker was ever ready.
+    NeverReady {
+        /// The program that was started.
+        program: PathBuf,
+        /// How the last of them ended; `None` when it could not even be started.
+        status: Option<ExitStatus>,
+        /// How many died.
+        deaths: u32,
+        /// What is known of the cause.
+        cause: String,
+    },
+    /// `serve` or `start` was called a second time in this process. One process has one cluster.
+    AlreadyStarted,
+    /// `serve` was called in a test or bench binary: each worker would run every test again.
+    TestBinary {
+        /// The binary.
+        program: PathBuf,
+    },
+    /// [`Serve::run`](crate::Serve::run) was called inside a tokio runtime. Await it instead.
+    InsideRuntime,
+    /// A tokio runtime, or a thread that was to carry one, could not be started.
+    Runtime(io::Error),
+    /// A signal handler, a socket pair, shared memory or another means of the system could not be had.
+    System {
+        /// What was being done.
+        doing: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// This process was started as a worker, and its primary is gone or is not its parent.
+    Orphaned {
+        /// What shows it.
+        reason: &'static str,
+    },
+    /// The closure given to `prepare` failed; nothing was started.
+    Prepare(BoxError),
+    /// The closure given to `serve_with` failed in a worker.
+    App(BoxError),
+    /// The other side sent what this version does not understand. Two versions of the crate, or a process that is no worker.
+    Protocol(&'static str),
+    /// A queue of messages is full: its receiver does not keep up. Nothing was sent.
+    Full,
+    /// The other side is gone. Nothing was sent.
+    Gone,
+    /// A message is larger than a message may be. Nothing was sent.
+    TooLarge {
+        /// Its size in bytes.
+        size: usize,
+        /// The largest size in bytes.
+        limit: usize,
+    },
+    /// A message could not be written as, or read from, the type asked for.
+    Json(serde_json::Error),
+}
+
+/// An error of the program's own code, passed through.
+pub type BoxError = Box<dyn StdError + Send + Sync>;
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bind { address, source } => {
+                write!(f, "cannot listen on {address}")?;
+                match source.kind() {
+                    io::ErrorKind::AddrInUse => f.write_str(": another program listens there; stop it or choose another address"),
+                    io::ErrorKind::PermissionDenied => {
+                        f.write_str(": not permitted; ports below 1024 need a privilege (CAP_NET_BIND_SERVICE), a unix socket a writable directory")
+                    }
+                    io::ErrorKind::AlreadyExists => f.write_str(": a file that is no socket stands there; it was left alone, choose another path"),
+                    _ => Ok(()),
+                }
+            }
+            Self::Address { given, .. } => write!(
+                f,
+                "`{given}` is no address to listen on; expected `host:port`, `[v6]:port` or `unix:/path`"
+            ),
+            Self::Setting { name, value, expected } => write!(f, "{name} is `{value}`; expected {expected}"),
+            Self::Program { program, .. } => write!(f, "cannot start workers from {}", program.display()),
+            Self::Spawn { program, .. } => write!(f, "cannot start a worker process from {}", program.display()),
+            Self::NeverReady { program, status, deaths, cause } => {
+                write!(f, "{} died {deaths} times before it was ready", program.display())?;
+                if let Some(status) = status {
+                    write!(f, ", the last time with {status}")?;
+                }
+                write!(f, ": {cause}")
+            }
+            Self::AlreadyStarted => f.write_str("this process has a cluster already; `serve` or `start` may be called once a process"),
+            Self::TestBinary { program } => write!(
+                f,
+                "{} is a test binary: each worker would run every test again; use `.workers(0)`, or name a program with `.program(path)`",
+                program.display()
+            ),
+            Self::InsideRuntime => f.write_str("`run()` was called inside a tokio runtime; await the `Serve` instead"),
+            Self::Runtime(_) => f.write_str("cannot start a tokio runtime or its thread"),
+            Self::System { doing, .. } => write!(f, "cannot {doing}"),
+            Self::Orphaned { reason } => write!(f, "started as a worker, but {reason}; a worker never becomes a primary, so this process ends"),
+            Self::Prepare(_) => f.write_str("`prepare` failed; nothing was started"),
+            Self::App(_) => f.write_str("the app could not be built in a worker"),
+            Self::Protocol(what) => write!(f, "the other process sent {what}"),
+            Self::Full => f.write_str("the queue of messages is full: its receiver does not keep up"),
+            Self::Gone => f.write_str("the other process is gone"),
+            Self::TooLarge { size, limit } => write!(f, "a message of {size} bytes is larger than {limit} bytes"),
+            Self::Json(_) => f.write_str("a message does not fit the type"),
+        }
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        match self {
+            Self::Bind { source, .. }
+            | Self::Address { source, .. }
+            | Self::Program { source, .. }
+            | Self::Spawn { source, .. }
+            | Self::System { source, .. }
+            | Self::Runtime(source) => Some(source),
+            Self::Prepare(source) | Self::App(source) => Some(&**source),
+            Self::Json(source) => Some(source),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)?;
+        let mut cause = self.source();
+        while let Some(error) = cause {
+            write!(f, ": {error}")?;
+            cause = error.source();
+        }
+        Ok(())
+    }
+}
+
+impl From<Error> for io::Error {
+    fn from(error: Error) -> Self {
+        Self::other(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debug_is_display_with_causes() {
+        let error = Error::Bind {
+            address: Address::from(std::net::SocketAddr::from(([127, 0, 0, 1], 80))),
+            source: io::Error::from_raw_os_error(98),
+        };
+        assert!(error.to_string().contains("127.0.0.1:80"), "{error}");
+        assert!(format!("{error:?}").starts_with(&error.to_string()));
+        assert!(format!("{error:?}").contains("os error 98"));
+    }
+}

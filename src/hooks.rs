@@ -1,0 +1,68 @@
+//! The builder's hooks.
+
+use crate::{
+    address::Address,
+    cluster::{Exit, Primary, WorkerHandle},
+    error::Error,
+    message::{Message, RequestNotice},
+    server::ClusteredServer,
+};
+
+/// Hooks. They run in the primary, one at a time and in order, in the future that awaits `serve`. A slow hook delays hooks and, past
+/// 4 MiB a worker, that worker's messages, never connections. One that panics is logged and counted; the cluster goes on.
+impl ClusteredServer {
+    /// All workers listen, for the first time: with the running [`Primary`].
+    pub fn on_ready(mut self, hook: impl FnOnce(Primary) + Send + 'static) -> Self {
+        self.hooks.ready = Some(Box::new(hook));
+        self
+    }
+
+    /// A worker process was started (Node's `fork`).
+    pub fn on_fork(mut self, mut hook: impl FnMut(&WorkerHandle) + Send + 'static) -> Self {
+        self.hooks.fork = Some(Box::new(move |worker: &WorkerHandle, ()| hook(worker)));
+        self
+    }
+
+    /// A worker said hello (Node's `online`).
+    pub fn on_online(mut self, mut hook: impl FnMut(&WorkerHandle) + Send + 'static) -> Self {
+        self.hooks.online = Some(Box::new(move |worker: &WorkerHandle, ()| hook(worker)));
+        self
+    }
+
+    /// A worker serves (Node's `listening`); with the addresses, as bound.
+    pub fn on_listening(mut self, hook: impl FnMut(&WorkerHandle, &[Address]) + Send + 'static) -> Self {
+        self.hooks.listening = Some(Box::new(hook));
+        self
+    }
+
+    /// A worker sent a message (Node's `message`).
+    pub fn on_message(mut self, hook: impl FnMut(&WorkerHandle, Message) + Send + 'static) -> Self {
+        self.hooks.message = Some(Box::new(hook));
+        self
+    }
+
+    /// A worker answered a request. Sent after the response, many in a datagram, at most 10 ms later: a notice a request costs a
+    /// fraction of a system call.
+    pub fn on_request(mut self, hook: impl FnMut(&WorkerHandle, RequestNotice) + Send + 'static) -> Self {
+        self.hooks.request = Some(Box::new(hook));
+        self
+    }
+
+    /// A worker's channel closed (Node's `disconnect`). Exactly once, after its last message.
+    pub fn on_disconnect(mut self, mut hook: impl FnMut(&WorkerHandle) + Send + 'static) -> Self {
+        self.hooks.disconnect = Some(Box::new(move |worker: &WorkerHandle, ()| hook(worker)));
+        self
+    }
+
+    /// A worker's process ended (Node's `exit`). Exactly once, after `on_disconnect`.
+    pub fn on_exit(mut self, hook: impl FnMut(&WorkerHandle, Exit) + Send + 'static) -> Self {
+        self.hooks.exit = Some(Box::new(hook));
+        self
+    }
+
+    /// Something went wrong that the cluster mends by itself: a worker could not be started, or sent what nobody understands.
+    pub fn on_error(mut self, hook: impl FnMut(Error) + Send + 'static) -> Self {
+        self.hooks.error = Some(Box::new(hook));
+        self
+    }
+}

@@ -1,0 +1,121 @@
+//! What becomes of a request: the service's future, then a response whose body carries the exchange to its end.
+
+use std::{
+    future::Future,
+    marker::PhantomData,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use http_body::Body;
+use hyper::{
+    Request, Response,
+    header::{CONNECTION, HeaderValue},
+};
+use pin_project_lite::pin_project;
+use tower_service::Service;
+
+use super::{BoxError, body::RequestBody, exchange::Exchange, orders::Orders};
+
+/// A response body as hyper gets it: the service's, and the exchange that ends with it.
+pub(super) trait Reply<B>: Body {
+    const HTTP1: bool;
+
+    fn new(body: B, exchange: Option<Exchange>) -> Self;
+}
+
+pin_project! {
+    /// The answer to one request. Fields are dropped in order: what the exchange stands for, then the exchange.
+    pub(super) struct Answer<S, R>
+    where
+        S: Service<Request<RequestBody>>,
+    {
+        #[pin]
+        state: State<S>,
+        exchange: Option<Exchange>,
+        reply: PhantomData<fn() -> R>,
+    }
+}
+
+pin_project! {
+    #[project = StateProjection]
+    enum State<S>
+    where
+        S: Service<Request<RequestBody>>,
+    {
+        // Boxed, for it is rare, and what is moved about for each request is the size of the largest.
+        Waiting { request: Option<Box<(S, Request<RequestBody>)>> },
+        Running { #[pin] future: S::Future },
+        Failed { error: Option<BoxError> },
+    }
+}
+
+impl<S, R> Answer<S, R>
+where
+    S: Service<Request<RequestBody>>,
+{
+    pub(super) fn running(future: S::Future, exchange: Exchange) -> Self {
+        Self::new(State::Running { future }, exchange)
+    }
+
+    pub(super) fn waiting(service: S, request: Request<RequestBody>, exchange: Exchange) -> Self {
+        Self::new(State::Waiting { request: Some(Box::new((service, request))) }, exchange)
+    }
+
+    pub(super) fn failed(error: BoxError, exchange: Exchange) -> Self {
+        Self::new(State::Failed { error: Some(error) }, exchange)
+    }
+
+    fn new(state: State<S>, exchange: Exchange) -> Self {
+        Self { state, exchange: Some(exchange), reply: PhantomData }
+    }
+}
+
+impl<S> State<S>
+where
+    S: Service<Request<RequestBody>, Error: Into<BoxError>>,
+{
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<S::Response, BoxError>> {
+        loop {
+            let next = match self.as_mut().project() {
+                StateProjection::Running { future } => return future.poll(cx).map_err(Into::into),
+                StateProjection::Failed { error } => match error.take() {
+                    Some(error) => return Poll::Ready(Err(error)),
+                    None => return Poll::Pending, // polled after its end
+                },
+                StateProjection::Waiting { request: waiting } => {
+                    let Some((service, _)) = waiting.as_deref_mut() else { return Poll::Pending };
+                    let ready = ready!(service.poll_ready(cx));
+                    match (ready, waiting.take()) {
+                        (Ok(()), Some(waiting)) => {
+                            let (mut service, request) = *waiting;
+                            Self::Running { future: service.call(request) }
+                        }
+                        (Err(error), _) => Self::Failed { error: Some(error.into()) },
+                        (Ok(()), None) => return Poll::Pending,
+                    }
+                }
+            };
+            self.set(next);
+        }
+    }
+}
+
+impl<S, B, R> Future for Answer<S, R>
+where
+    S: Service<Request<RequestBody>, Response = Response<B>, Error: Into<BoxError>>,
+    R: Reply<B>,
+{
+    type Output = Result<Response<R>, BoxError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let mut response = ready!(this.state.poll(cx))?;
+        let exchange = this.exchange.take();
+        let closes = exchange.as_ref().is_some_and(|exchange| exchange.link().orders.look().contains(Orders::CLOSE));
+        if closes && R::HTTP1 && !response.status().is_informational() {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        Poll::Ready(Ok(response.map(|body| R::new(body, exchange))))
+    }
+}

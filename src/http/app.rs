@@ -1,0 +1,79 @@
+//! The user's service as hyper's.
+
+use std::{
+    cell::RefCell,
+    marker::PhantomData,
+    mem,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+};
+
+use http_body::Body;
+use hyper::{Request, Response, body::Incoming};
+use tower_service::Service;
+
+use super::{
+    BoxError,
+    answer::{Answer, Reply},
+    body::RequestBody,
+    exchange::Exchange,
+    link::Link,
+    phase::Phase,
+};
+
+/// What serves requests: a tower service.
+pub(crate) trait Serves<B>:
+    Service<Request<RequestBody>, Response = Response<B>, Error: Into<BoxError>, Future: Send> + Clone + Send + 'static
+{
+}
+
+impl<S, B> Serves<B> for S where
+    S: Service<Request<RequestBody>, Response = Response<B>, Error: Into<BoxError>, Future: Send> + Clone + Send + 'static
+{
+}
+
+/// What a response can consist of.
+pub(crate) trait Content: Body<Data: Send, Error: Into<BoxError>> + Send + 'static {}
+
+impl<B> Content for B where B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static {}
+
+/// Calls the service for each request of a connection, and counts what comes of it. `R` is the response body hyper gets.
+pub(super) struct App<S, R> {
+    /// Called when it is ready at once. When it is not, it goes with the request that waits for it, and a clone takes its
+    /// place: so a service is only ever called that said it was ready, and one that always is is never cloned.
+    service: RefCell<S>,
+    link: Arc<Link>,
+    reply: PhantomData<fn() -> R>,
+}
+
+impl<S, R> App<S, R> {
+    pub(super) fn new(service: S, link: Arc<Link>) -> Self {
+        Self { service: RefCell::new(service), link, reply: PhantomData }
+    }
+}
+
+impl<S, B, R> hyper::service::Service<Request<Incoming>> for App<S, R>
+where
+    S: Service<Request<RequestBody>, Response = Response<B>, Error: Into<BoxError>> + Clone,
+    R: Reply<B>,
+{
+    type Response = Response<R>;
+    type Error = BoxError;
+    type Future = Answer<S, R>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        self.link.wait_for(Phase::Busy);
+        let exchange = Exchange::begin(&self.link);
+        let request = request.map(|body| RequestBody::new(body, R::HTTP1.then_some(&self.link)));
+        let mut service = self.service.borrow_mut();
+        // The waker is of no use: who is not ready is asked again by the answer's first poll.
+        match service.poll_ready(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(Ok(())) => Answer::running(service.call(request), exchange),
+            Poll::Ready(Err(error)) => Answer::failed(error.into(), exchange),
+            Poll::Pending => {
+                let fresh = service.clone();
+                Answer::waiting(mem::replace(&mut *service, fresh), request, exchange)
+            }
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! All connections of this process.
+
+use std::{
+    future::{Future, poll_fn},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    task::Poll,
+};
+
+use bytes::Bytes;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::Notify,
+};
+
+use super::{
+    Content, End, Leave, Serves, Start, Timeouts,
+    http1::{self, Outcome},
+    http2,
+    linger::linger,
+    link::{Hub, Link},
+    orders::Orders,
+    phase::{Clock, Phase},
+    preamble::{self, Preamble},
+    reaper,
+    registry::Registry,
+    socket::Socket,
+};
+use crate::scoreboard::Row;
+
+/// All connections of this process. Clones are handles to the same.
+#[derive(Clone, Debug)]
+pub(crate) struct Connections(Arc<Hub>);
+
+impl Connections {
+    pub(crate) fn new(timeouts: Timeouts, row: Arc<Row>) -> Self {
+        Self(Arc::new(Hub {
+            timeouts,
+            clock: Clock::new(reaper::interval(&timeouts)),
+            registry: Registry::default(),
+            row,
+            left_at: AtomicU64::new(0),
+            empty: Notify::new(),
+        }))
+    }
+
+    /// Keeps the timeouts. Runs for ever: spawn it once.
+    pub(crate) async fn reap(&self) {
+        reaper::run(&self.0).await;
+    }
+
+    /// How many are open: not closed and not released; upgraded ones too, for as long as their stream lives.
+    pub(crate) fn open(&self) -> usize {
+        self.0.registry.open()
+    }
+
+    /// Tells all connections, and those to come, that the process stops serving.
+    ///
+    /// HTTP/2 connections get GOAWAY; one that has no stream for `linger` after it is cut.
+    pub(crate) fn leave(&self, leave: Leave) {
+        self.0.left_at.store(self.0.clock.now(), Relaxed);
+        for link in self.0.registry.order(leave.into()) {
+            link.wake();
+        }
+    }
+
+    /// Ends everything at once, also streams that were upgraded and are read and written elsewhere. Says how many it cut.
+    pub(crate) fn cut(&self) -> usize {
+        let links = self.0.registry.order(Orders::CUT);
+        for link in &links {
+            link.wake_all();
+        }
+        links.len()
+    }
+
+    /// Completes when none is open.
+    pub(crate) async fn all_closed(&self) {
+        loop {
+            let empty = self.0.empty.notified(); // counts from here on: what closes after the look below is not missed
+            if self.open() == 0 {
+                return;
+            }
+            empty.await;
+        }
+    }
+
+    /// Serves one connection. It is open from the call on; the future is to be spawned as a task of its own, because the
+    /// waker of its first poll is kept for ever.
+    ///
+    /// A panic of the service ends the task, and with it this connection only; dropping the future closes it.
+    pub(crate) fn serve<IO, S, B>(&self, stream: IO, start: Start, service: S) -> impl Future<Output = End<IO>> + Send + use<IO, S, B>
+    where
+        IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        S: Serves<B>,
+        B: Content,
+    {
+        let (silent, before, orders) = match start {
+            Start::Fresh => (Phase::FirstByte, Bytes::new(), Orders::default()),
+            Start::Moved(before) => (Phase::Idle, before, Orders::default()),
+            Start::Stays(before) => (Phase::Idle, before, Orders::CLOSE),
+        };
+        let phase = if before.is_empty() { silent } else { Phase::Head };
+        let socket = Socket::new(stream, before, Link::new(Arc::clone(&self.0), phase, orders));
+        drive(socket, service)
+    }
+}
+
+async fn drive<IO, S, B>(mut socket: Socket<IO>, service: S) -> End<IO>
+where
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: Serves<B>,
+    B: Content,
+{
+    let link = Arc::clone(socket.link());
+    poll_fn(|cx| {
+        link.hub().registry.announce(&link, cx.waker());
+        Poll::Ready(())
+    })
+    .await;
+    let rest = match preamble::read(&mut socket).await {
+        Preamble::Http1 => match http1::drive(socket, service).await {
+            Outcome::Upgraded => return End::Upgraded,
+            Outcome::Released(socket, read) => return released(socket, read),
+            Outcome::Ended { socket, linger } => linger.then_some(socket),
+        },
+        Preamble::Http2 => http2::drive(socket, service).await,
+        Preamble::Release => return released(socket, Bytes::new()),
+        Preamble::Late => {
+            let linger = socket.link().orders.look().leaves() || !socket.before().is_empty();
+            linger.then_some(socket)
+        }
+        Preamble::Gone => None,
+    };
+    if let Some(socket) = rest {
+        linger(socket).await;
+    }
+    End::Closed
+}
+
+fn released<IO>(socket: Socket<IO>, read: Bytes) -> End<IO> {
+    let (stream, read) = socket.release(read);
+    End::Released(stream, read)
+}

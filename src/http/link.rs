@@ -1,0 +1,158 @@
+//! What a connection shares with the process: orders come in, counts and waiting times are looked at.
+
+use std::{
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    task::{Context, Waker},
+    time::Duration,
+};
+
+use futures_util::task::AtomicWaker;
+use tokio::sync::Notify;
+
+use super::{
+    Timeouts,
+    exchange::Activity,
+    orders::{Inbox, Orders},
+    phase::{Clock, Phase, Waiting},
+    registry::Registry,
+};
+use crate::scoreboard::Row;
+
+/// What all connections of a process share.
+#[derive(Debug)]
+pub(super) struct Hub {
+    pub(super) timeouts: Timeouts,
+    pub(super) clock: Clock,
+    pub(super) registry: Registry,
+    pub(super) row: Arc<Row>,
+    /// When the process was told to leave: idle connections linger from then on.
+    pub(super) left_at: AtomicU64,
+    /// Told each time the last open connection closes.
+    pub(super) empty: Notify,
+}
+
+/// One connection, seen by its driver, its socket, the registry, and whatever lives on it.
+#[derive(Debug)]
+pub(super) struct Link {
+    hub: Arc<Hub>,
+    /// The task that serves it; it never changes. Set under the registry's lock, see there.
+    pub(super) driver: OnceLock<Waker>,
+    pub(super) orders: Inbox,
+    pub(super) waiting: Waiting,
+    pub(super) activity: Activity,
+    /// hyper holds bytes that the socket did not take yet, or has begun to shut it down. Driver's task only.
+    pub(super) unwritten: AtomicBool,
+    /// The body of the latest request was not read to its end (yet). Kept by [`RequestBody`](super::RequestBody).
+    pub(super) body_unread: AtomicBool,
+    /// Who reads and writes the stream once it is upgraded: woken when it is cut.
+    pub(super) reader: AtomicWaker,
+    pub(super) writer: AtomicWaker,
+}
+
+impl Link {
+    pub(super) fn new(hub: Arc<Hub>, phase: Phase, orders: Orders) -> Self {
+        Self {
+            driver: OnceLock::new(),
+            orders: Inbox::new(orders),
+            waiting: Waiting::new(phase, hub.clock.now()),
+            activity: Activity::default(),
+            unwritten: AtomicBool::new(false),
+            body_unread: AtomicBool::new(false),
+            reader: AtomicWaker::new(),
+            writer: AtomicWaker::new(),
+            hub,
+        }
+    }
+
+    pub(super) fn hub(&self) -> &Hub {
+        &self.hub
+    }
+
+    pub(super) fn row(&self) -> &Row {
+        &self.hub.row
+    }
+
+    pub(super) fn wake(&self) {
+        if let Some(driver) = self.driver.get() {
+            driver.wake_by_ref();
+        }
+    }
+
+    /// Wakes whoever may be reading or writing too. A task of the handler's holds an upgraded stream.
+    pub(super) fn wake_all(&self) {
+        self.wake();
+        self.reader.wake();
+        self.writer.wake();
+    }
+
+    /// Whether it is the driver who polls: then no other waker need be kept.
+    pub(super) fn is_driver(&self, cx: &Context<'_>) -> bool {
+        self.driver.get().is_some_and(|driver| driver.will_wake(cx.waker()))
+    }
+
+    pub(super) fn is_cut(&self) -> bool {
+        self.orders.look().contains(Orders::CUT)
+    }
+
+    pub(super) fn wait_for(&self, phase: Phase) {
+        self.waiting.set(phase, self.hub.clock.now());
+    }
+
+    /// Bytes came of an HTTP/1 connection. The first ones begin a head; later ones do not extend its time.
+    pub(super) fn bytes_came(&self) {
+        if matches!(self.waiting.phase(), Phase::FirstByte | Phase::Idle) {
+            self.wait_for(Phase::Head);
+        }
+    }
+
+    /// Whether a timeout is exceeded.
+    pub(super) fn is_late(&self) -> bool {
+        let (phase, since) = self.waiting.look();
+        let Some((since, limit)) = self.limit(phase, since) else { return false };
+        self.hub.clock.is_over(since, limit)
+    }
+
+    fn limit(&self, phase: Phase, since: u64) -> Option<(u64, Duration)> {
+        let Timeouts { first_byte, head, idle, linger } = self.hub.timeouts;
+        let limit = match phase {
+            Phase::Busy => None,
+            Phase::Head => head,
+            Phase::FirstByte | Phase::Idle if self.orders.look().leaves() => {
+                return Some((since.max(self.hub.left_at.load(Relaxed)), linger));
+            }
+            Phase::FirstByte => first_byte,
+            Phase::Idle => idle,
+        };
+        limit.map(|limit| (since, limit))
+    }
+
+    /// Takes the reaper's order, and says whether the timeout is still exceeded.
+    pub(super) fn is_still_late(&self) -> bool {
+        self.orders.take(Orders::LATE);
+        self.is_late()
+    }
+
+    /// The answers of up to `most` ended exchanges are written.
+    pub(super) fn settle(&self, most: u32) {
+        let settled = self.activity.settle(most);
+        if settled > 0 {
+            self.row().ended(settled.into());
+        }
+    }
+
+    /// After a poll of hyper's: `ended` exchanges are settled, unless the socket did not take everything. A connection on
+    /// which nothing lives any more is idle from here on.
+    pub(super) fn rest(&self, ended: u32) {
+        if self.waiting.phase() != Phase::Busy || self.unwritten.load(Relaxed) {
+            return;
+        }
+        self.settle(ended);
+        let rest = self.activity.look();
+        if rest.is_quiet() && rest.finished() == 0 {
+            self.wait_for(Phase::Idle);
+        }
+    }
+}

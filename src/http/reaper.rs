@@ -1,0 +1,29 @@
+//! The one task that keeps all timeouts of a process: it looks at one word a connection.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use super::{Timeouts, link::Hub};
+
+/// Runs for ever.
+pub(super) async fn run(hub: &Hub) {
+    let mut last = Instant::now();
+    loop {
+        sleep(hub.clock.interval).await;
+        hub.clock.advance(last);
+        last = Instant::now();
+        // Woken here, the driver looks for bytes once more before it gives the connection up: they came to the runtime's
+        // notice in the same turn as this timer, or have not come.
+        for link in hub.registry.order_late() {
+            link.wake();
+        }
+    }
+}
+
+/// Fine enough for the smallest timeout, and no finer.
+pub(super) fn interval(timeouts: &Timeouts) -> Duration {
+    let Timeouts { first_byte, head, idle, linger } = *timeouts;
+    let smallest = [first_byte, head, idle].into_iter().flatten().fold(linger, Duration::min);
+    (smallest / 8).clamp(Duration::from_millis(25), Duration::from_secs(1))
+}

@@ -1,0 +1,11 @@
+//! Over TCP where sockets matter, over in-memory streams with paused time where time does.
+
+mod counting;
+mod http1;
+mod http2;
+mod leave;
+mod random;
+mod release;
+mod support;
+mod timeouts;
+mod upgrade;

@@ -1,0 +1,249 @@
+//! The intake: a SEQPACKET socket on which a worker receives connections. Its small buffer in the kernel is the window.
+//!
+//! The primary keeps a duplicate of the worker's end, so that it can take back what a dead or stuck worker has not read. Nothing in
+//! an intake is ever lost: a datagram is read whole, by one side or the other.
+
+use std::{
+    io,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6},
+    os::fd::{AsFd, OwnedFd},
+};
+
+use bytes::Bytes;
+use rustix::net::sockopt::set_socket_send_buffer_size;
+use tokio::io::{Interest, unix::AsyncFd};
+
+use super::{
+    datagram::{self, MAX_FDS, Received},
+    limits,
+};
+use crate::reactor;
+
+/// Connections in one datagram, at the most.
+pub(crate) const BATCH: usize = MAX_FDS;
+
+/// What the window is asked to be; the kernel doubles it: 22 datagrams of one connection, 13 of sixteen. Smaller, and the rotation
+/// skews under load (4 to 6 datagrams: 904 to 1196 of 992); larger, and a stuck worker holds more (8 KiB: 983 to 1001).
+const WINDOW: usize = 8 * 1024;
+
+/// Room for sixteen heads with IPv6 peers.
+const MAX_DATAGRAM: usize = 1024;
+
+/// A connection on its way from one process to another.
+#[derive(Debug)]
+pub(crate) struct Conn {
+    pub(crate) fd: OwnedFd,
+    /// Which of the cluster's listeners accepted it.
+    pub(crate) listener: u16,
+    /// `None` for a unix socket.
+    pub(crate) peer: Option<SocketAddr>,
+}
+
+impl Conn {
+    fn encode(&self, datagram: &mut Vec<u8>) {
+        datagram.extend_from_slice(&self.listener.to_le_bytes());
+        match self.peer {
+            None => datagram.push(0),
+            Some(SocketAddr::V4(peer)) => {
+                datagram.push(4);
+                datagram.extend_from_slice(&peer.ip().octets());
+                datagram.extend_from_slice(&peer.port().to_le_bytes());
+            }
+            Some(SocketAddr::V6(peer)) => {
+                datagram.push(6);
+                datagram.extend_from_slice(&peer.ip().octets());
+                datagram.extend_from_slice(&peer.port().to_le_bytes());
+                datagram.extend_from_slice(&peer.scope_id().to_le_bytes());
+            }
+        }
+    }
+}
+
+/// The connections of one datagram, and how many of it were lost because this process was out of descriptors.
+#[derive(Debug, Default)]
+pub(crate) struct Batch {
+    pub(crate) conns: Vec<Conn>,
+    pub(crate) lost: usize,
+}
+
+fn decode(mut bytes: &[u8], received: Received) -> Option<Batch> {
+    let mut heads = Vec::with_capacity(received.fds.len());
+    while !bytes.is_empty() {
+        let listener = u16::from_le_bytes(array(&mut bytes)?);
+        let peer = match array::<1>(&mut bytes)? {
+            [0] => None,
+            [4] => Some(SocketAddr::from((Ipv4Addr::from(array::<4>(&mut bytes)?), u16::from_le_bytes(array(&mut bytes)?)))),
+            [6] => {
+                let ip = Ipv6Addr::from(array::<16>(&mut bytes)?);
+                let port = u16::from_le_bytes(array(&mut bytes)?);
+                Some(SocketAddrV6::new(ip, port, 0, u32::from_le_bytes(array(&mut bytes)?)).into())
+            }
+            _ => return None,
+        };
+        heads.push((listener, peer));
+    }
+    let lost = heads.len().saturating_sub(received.fds.len());
+    if heads.len() < received.fds.len() || (lost > 0) != received.truncated {
+        return None;
+    }
+    let conns = heads.into_iter().zip(received.fds).map(|((listener, peer), fd)| Conn { fd, listener, peer }).collect();
+    Some(Batch { conns, lost })
+}
+
+fn array<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
+    bytes.split_off(..N)?.try_into().ok()
+}
+
+fn receive(socket: impl AsFd) -> io::Result<Option<Batch>> {
+    let mut buffer = [0; MAX_DATAGRAM];
+    let received = limits::lifted(|| datagram::receive(socket, &mut buffer))?;
+    if received.len == 0 && received.fds.is_empty() {
+        return Ok(None);
+    }
+    let len = received.len;
+    decode(&buffer[..len], received).map(Some).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "a malformed hand-over"))
+}
+
+/// What became of connections that were to be handed over.
+#[derive(Debug)]
+pub(crate) enum Handed {
+    Sent,
+    /// The window is full: the worker is behind.
+    Full,
+    /// The user's budget of descriptors in flight is used up; the socket is writable all the same. Try again in some milliseconds.
+    TooManyInFlight,
+    /// The worker's end is shut.
+    Gone(io::Error),
+}
+
+/// The primary's side of one worker's intake.
+#[derive(Debug)]
+pub(crate) struct IntakeSender {
+    /// Neither end is kept in a reactor: each datagram that the worker reads would wake the primary, for news that it does not need.
+    socket: OwnedFd,
+    /// A duplicate of the worker's end.
+    worker_end: OwnedFd,
+}
+
+impl IntakeSender {
+    pub(crate) fn new() -> io::Result<Self> {
+        let (socket, worker_end) = datagram::pair()?;
+        set_socket_send_buffer_size(&socket, WINDOW)?;
+        Ok(Self { socket, worker_end })
+    }
+
+    /// The end to give to the worker.
+    pub(crate) fn worker_end(&self) -> &OwnedFd {
+        &self.worker_end
+    }
+
+    /// Hands connections over, all or none of them. The caller drops them once they are sent.
+    pub(crate) fn send(&self, conns: &[Conn]) -> Handed {
+        let mut bytes = Vec::with_capacity(conns.len() * 16);
+        conns.iter().for_each(|conn| conn.encode(&mut bytes));
+        let fds: Vec<_> = conns.iter().map(|conn| conn.fd.as_fd()).collect();
+        match datagram::send(&self.socket, &bytes, &fds) {
+            Ok(()) => Handed::Sent,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Handed::Full,
+            Err(error) if error.raw_os_error() == Some(nix::errno::Errno::ETOOMANYREFS as i32) => Handed::TooManyInFlight,
+            Err(error) => Handed::Gone(error),
+        }
+    }
+
+    /// Completes when a window that was full has room: the kernel says so when three quarters are free.
+    pub(crate) async fn room(&self) {
+        // In the reactor only for this wait. An error means the socket is beyond use; the next `send` says so.
+        if let Ok(socket) = reactor::watch(self.socket.as_fd(), Interest::WRITABLE) {
+            let _ = socket.writable().await;
+        }
+    }
+
+    /// Takes back the next datagram the worker has not read.
+    pub(crate) fn take_back(&self) -> Option<Batch> {
+        receive(&self.worker_end).ok().flatten()
+    }
+
+    /// Ends the intake: the worker reads what is queued, then the end.
+    pub(crate) fn finish(&self) {
+        // Fails only if it is shut down already.
+        let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Write);
+    }
+}
+
+/// The worker's side.
+#[derive(Debug)]
+pub(crate) struct IntakeReceiver {
+    socket: AsyncFd<OwnedFd>,
+}
+
+impl IntakeReceiver {
+    pub(crate) fn new(socket: OwnedFd) -> io::Result<Self> {
+        Ok(Self { socket: reactor::watch(socket, Interest::READABLE)? })
+    }
+
+    /// The next connections; `None` when the intake is finished. Cancel safe.
+    pub(crate) async fn receive(&self) -> io::Result<Option<Batch>> {
+        self.socket.async_io(Interest::READABLE, |socket| receive(socket)).await
+    }
+}
+
+/// What was read of a connection before it changed hands; nothing on the way to a worker for the first time.
+pub(crate) const NOTHING_READ: Bytes = Bytes::new();
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn conn(peer: Option<&str>) -> Conn {
+        let (fd, _) = datagram::pair().unwrap();
+        Conn { fd, listener: 7, peer: peer.map(|peer| peer.parse().unwrap()) }
+    }
+
+    #[tokio::test]
+    async fn connections_come_out_as_they_went_in() {
+        let sender = IntakeSender::new().unwrap();
+        let receiver = IntakeReceiver::new(sender.worker_end().try_clone().unwrap()).unwrap();
+        let peers = [Some("127.0.0.1:80"), None, Some("[fe80::1%3]:443")];
+        assert!(matches!(sender.send(&peers.map(conn)), Handed::Sent));
+        let batch = receiver.receive().await.unwrap().unwrap();
+        assert_eq!(batch.conns.iter().map(|conn| conn.peer).collect::<Vec<_>>(), peers.map(|peer| peer.map(|peer| peer.parse().unwrap())));
+        assert!(batch.conns.iter().all(|conn| conn.listener == 7));
+        sender.finish();
+        assert!(receiver.receive().await.unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn the_window_fills_is_taken_back_whole_and_opens_again() {
+        let sender = IntakeSender::new().unwrap();
+        let mut sent = 0;
+        while matches!(sender.send(&[conn(None)]), Handed::Sent) {
+            sent += 1;
+        }
+        assert!((16..=40).contains(&sent), "{sent}");
+        let mut back = 0;
+        while let Some(batch) = sender.take_back() {
+            back += batch.conns.len();
+        }
+        assert_eq!(back, sent);
+        sender.room().await;
+        assert!(matches!(sender.send(&[conn(None)]), Handed::Sent));
+    }
+
+    #[tokio::test]
+    async fn sixteen_ipv6_peers_fit() {
+        let sender = IntakeSender::new().unwrap();
+        let conns: Vec<_> = (0..BATCH).map(|_| conn(Some("[fe80::1%3]:443"))).collect();
+        assert!(matches!(sender.send(&conns), Handed::Sent));
+        assert_eq!(sender.take_back().unwrap().conns.len(), BATCH);
+    }
+
+    #[tokio::test]
+    async fn garbage_is_an_error_and_keeps_no_descriptor() {
+        let sender = IntakeSender::new().unwrap();
+        let (extra, other) = datagram::pair().unwrap();
+        datagram::send(&sender.socket, b"garbage", &[extra.as_fd()]).unwrap();
+        drop(extra);
+        assert!(receive(sender.worker_end()).is_err());
+        assert_eq!(datagram::receive(&other, &mut [0; 8]).unwrap().len, 0);
+    }
+}

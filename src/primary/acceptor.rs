@@ -1,0 +1,116 @@
+//! Accepting: from the kernel's backlog to the dispatch, as long as some worker has room.
+
+use std::{cell::RefCell, io, rc::Rc, time::Duration};
+
+use tokio::io::{Interest, unix::AsyncFd};
+
+use super::dispatch::Dispatch;
+use crate::{
+    ipc::intake::Conn,
+    reactor,
+    sockets::{self, Listener},
+};
+
+/// Connections accepted before the batches are sent: full datagrams for four workers, and the bound of what may wait in the primary.
+const ACCEPT_BATCH: usize = 64;
+
+/// A listening socket in the primary's runtime.
+#[derive(Debug)]
+pub(super) struct Acceptor {
+    listener: AsyncFd<Listener>,
+    /// Which app serves what comes in here.
+    app: u16,
+}
+
+enum Accepted {
+    /// The backlog is empty.
+    All,
+    /// There may be more.
+    Some,
+    /// Descriptors or memory are used up.
+    Failed(io::Error),
+}
+
+impl Acceptor {
+    pub(super) fn new(listener: Listener, app: u16) -> io::Result<Self> {
+        Ok(Self { listener: reactor::watch(listener, Interest::READABLE)?, app })
+    }
+
+    /// Accepts for ever.
+    pub(super) async fn run(&self, dispatch: Rc<RefCell<Dispatch>>) {
+        loop {
+            room(&dispatch).await;
+            let Ok(mut ready) = self.listener.readable().await else { return };
+            // Another listener may have used up the room meanwhile.
+            if !dispatch.borrow().has_room() {
+                continue;
+            }
+            match self.accept(&dispatch) {
+                Accepted::All => ready.clear_ready(),
+                Accepted::Some => {
+                    ready.retain_ready();
+                    tokio::task::yield_now().await;
+                }
+                Accepted::Failed(error) => {
+                    ready.retain_ready();
+                    tracing::error!(%error, address = %self.listener.get_ref().local, "cannot accept; clients wait in the backlog");
+                    // Also the bound of the log's rate. Descriptors come free by other tasks of this thread, so it must not be blocked.
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// Accepts what has already come, for the last time: a listener must not be closed on clients that wait in its backlog.
+    pub(super) fn accept_rest(&self, dispatch: &RefCell<Dispatch>) {
+        while matches!(self.accept(dispatch), Accepted::Some) {}
+    }
+
+    fn accept(&self, dispatch: &RefCell<Dispatch>) -> Accepted {
+        let mut dispatch = dispatch.borrow_mut();
+        dispatch.sync_loads();
+        let mut outcome = Accepted::Some;
+        for _ in 0..ACCEPT_BATCH {
+            match sockets::accept(&self.listener) {
+                Ok((fd, peer)) => dispatch.place(Conn { fd, listener: self.app, peer }),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    outcome = Accepted::All;
+                    break;
+                }
+                Err(error) if is_shortage(&error) => {
+                    outcome = Accepted::Failed(error);
+                    break;
+                }
+                // This one connection failed before it was accepted: its client has gone.
+                Err(_) => {}
+            }
+        }
+        dispatch.flush();
+        outcome
+    }
+}
+
+const PAUSE: Duration = Duration::from_millis(100);
+
+fn is_shortage(error: &io::Error) -> bool {
+    use nix::errno::Errno;
+    matches!(
+        error.raw_os_error().map(Errno::from_raw),
+        Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM)
+    )
+}
+
+/// Completes when some worker has room.
+async fn room(dispatch: &RefCell<Dispatch>) {
+    let news = dispatch.borrow().news();
+    loop {
+        let notified = news.notified();
+        tokio::pin!(notified);
+        // From here on no news is missed.
+        notified.as_mut().enable();
+        if dispatch.borrow().has_room() {
+            return;
+        }
+        notified.await;
+    }
+}

@@ -1,0 +1,360 @@
+//! Hand-over: from an accepted connection to a worker's intake, and back out of an intake that nobody reads.
+//!
+//! Invariant: a connection is in exactly one place: in the batch of a worker, in `waiting`, in an intake, or with a worker. Only what a
+//! worker had taken can be lost with it.
+
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, VecDeque},
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::sync::Notify;
+
+use crate::{
+    id::WorkerId,
+    ipc::{
+        intake::{BATCH, Conn, Handed, IntakeSender},
+        limits,
+    },
+    scheduler::Scheduler,
+    scoreboard::Row,
+};
+
+/// A worker that has taken nothing for so long, with connections waiting, is stuck.
+const STUCK: Duration = Duration::from_millis(100);
+
+/// The intakes of all workers, and the choice among them.
+#[derive(Debug)]
+pub(super) struct Dispatch {
+    scheduler: Scheduler,
+    intakes: BTreeMap<WorkerId, Intake>,
+    /// Accepted or rescued, and no worker has room. Placed before anything new is accepted.
+    waiting: VecDeque<Conn>,
+    /// Workers whose batch in hand is to be sent.
+    dirty: Vec<WorkerId>,
+    /// Descriptors in intakes, at the most: what was taken out since is counted only when this comes near the budget, so that a
+    /// connection costs the same whatever the number of workers.
+    in_flight: u64,
+    /// The kernel refused, or would, more descriptors in flight; until when to leave it alone.
+    crowded: Option<Instant>,
+    /// Full windows that somebody must wait for.
+    filled: Vec<(WorkerId, Rc<IntakeSender>)>,
+    news: Rc<Notify>,
+    trouble: Rc<Notify>,
+    syncs_loads: bool,
+}
+
+#[derive(Debug)]
+struct Intake {
+    sender: Rc<IntakeSender>,
+    row: Arc<Row>,
+    batch: Vec<Conn>,
+    /// Connections sent, and of these taken back by the primary.
+    sent: u64,
+    back: u64,
+    /// `taken` and `closed` as last looked at.
+    taken: u64,
+    closed: u64,
+    heartbeat: u64,
+    /// Since when nothing was taken although something waited.
+    idle_since: Option<Instant>,
+    /// Out of the choice until it shows life.
+    rescued: bool,
+    retired: bool,
+}
+
+impl Intake {
+    fn queued(&self) -> u64 {
+        self.sent.saturating_sub(self.back).saturating_sub(self.row.taken())
+    }
+}
+
+/// A quarter of the limit of descriptors may be in flight; the kernel's own budget is per user, and other programs use it too.
+const CROWD_DIVISOR: u64 = 4;
+
+/// How long to leave a refused budget alone.
+const CROWDED: Duration = Duration::from_millis(5);
+
+impl Dispatch {
+    pub(super) fn new(scheduler: Scheduler, syncs_loads: bool) -> Self {
+        Self {
+            scheduler,
+            intakes: BTreeMap::new(),
+            waiting: VecDeque::new(),
+            dirty: Vec::new(),
+            in_flight: 0,
+            crowded: None,
+            filled: Vec::new(),
+            news: Rc::default(),
+            trouble: Rc::default(),
+            syncs_loads,
+        }
+    }
+
+    /// Takes a worker into the choice.
+    pub(super) fn add(&mut self, id: WorkerId, sender: Rc<IntakeSender>, row: Arc<Row>) {
+        let (taken, closed, heartbeat) = (row.taken(), row.connections_closed(), row.heartbeat());
+        let intake = Intake {
+            sender,
+            row,
+            batch: Vec::new(),
+            sent: 0,
+            back: 0,
+            taken,
+            closed,
+            heartbeat,
+            idle_since: None,
+            rescued: false,
+            retired: false,
+        };
+        self.intakes.insert(id, intake);
+        self.scheduler.add(id);
+        self.place_waiting();
+    }
+
+    /// Takes a worker out of the choice and ends its intake after what is queued there.
+    pub(super) fn retire(&mut self, id: WorkerId) {
+        self.flush();
+        self.scheduler.remove(id);
+        if let Some(intake) = self.intakes.get_mut(&id) {
+            intake.retired = true;
+            intake.sender.finish();
+        }
+    }
+
+    /// Forgets a worker whose process has ended and places what it had not taken. Returns how many connections it held.
+    pub(super) fn remove(&mut self, id: WorkerId) -> u64 {
+        self.scheduler.remove(id);
+        let Some(mut intake) = self.intakes.remove(&id) else { return 0 };
+        take_back(&mut intake, &mut self.waiting);
+        self.waiting.extend(intake.batch);
+        self.place_waiting();
+        intake.sent.saturating_sub(intake.back).saturating_sub(intake.row.connections_closed())
+    }
+
+    /// Whether accepting makes sense: somebody has room and nothing waits already.
+    pub(super) fn has_room(&self) -> bool {
+        self.waiting.is_empty() && self.crowded.is_none() && self.scheduler.has_room()
+    }
+
+    /// Told whenever [`has_room`](Self::has_room) may have changed.
+    pub(super) fn news(&self) -> Rc<Notify> {
+        self.news.clone()
+    }
+
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Gives a connection to a worker's batch, or keeps it waiting. [`flush`](Self::flush) sends the batches.
+    pub(super) fn place(&mut self, conn: Conn) {
+        if self.crowded.is_some() {
+            self.waiting.push_back(conn);
+            return;
+        }
+        let Some(id) = self.scheduler.pick(conn.peer.map(|peer| peer.ip())) else {
+            self.waiting.push_back(conn);
+            return;
+        };
+        let Some(intake) = self.intakes.get_mut(&id) else {
+            self.scheduler.remove(id);
+            return self.place(conn);
+        };
+        intake.batch.push(conn);
+        match intake.batch.len() {
+            1 => self.dirty.push(id),
+            BATCH => self.send(id),
+            _ => {}
+        }
+    }
+
+    /// Sends every batch in hand.
+    pub(super) fn flush(&mut self) {
+        while let Some(id) = self.dirty.pop() {
+            self.send(id);
+        }
+    }
+
+    fn send(&mut self, id: WorkerId) {
+        let Some(intake) = self.intakes.get_mut(&id) else { return };
+        if intake.batch.is_empty() {
+            return;
+        }
+        let n = intake.batch.len() as u64;
+        if self.in_flight + n > limits::ordinary() / CROWD_DIVISOR && !self.recount(n) {
+            return self.crowd(id);
+        }
+        let Some(intake) = self.intakes.get_mut(&id) else { return };
+        match intake.sender.send(&intake.batch) {
+            Handed::Sent => {
+                intake.sent += n;
+                self.in_flight += n;
+                intake.batch.clear();
+                return;
+            }
+            Handed::Full => {
+                self.filled.push((id, intake.sender.clone()));
+                self.scheduler.block(id);
+                self.trouble.notify_one();
+            }
+            Handed::TooManyInFlight => return self.crowd(id),
+            Handed::Gone(error) => {
+                tracing::warn!(worker = %id, %error, "an intake is gone before its worker");
+                self.scheduler.remove(id);
+            }
+        }
+        let batch = std::mem::take(&mut intake.batch);
+        self.scheduler.released(id, n);
+        batch.into_iter().for_each(|conn| self.place(conn));
+    }
+
+    /// Reads every row and counts anew what is in flight; whether `n` more fit.
+    fn recount(&mut self, n: u64) -> bool {
+        self.in_flight = 0;
+        for intake in self.intakes.values_mut() {
+            intake.taken = intake.row.taken();
+            self.in_flight += intake.queued();
+        }
+        self.in_flight + n <= limits::ordinary() / CROWD_DIVISOR
+    }
+
+    /// Keeps everything in hand until [`CROWDED`] has passed.
+    fn crowd(&mut self, id: WorkerId) {
+        self.crowded = Some(Instant::now() + CROWDED);
+        if let Some(intake) = self.intakes.get_mut(&id) {
+            let batch = std::mem::take(&mut intake.batch);
+            self.scheduler.released(id, batch.len() as u64);
+            batch.into_iter().rev().for_each(|conn| self.waiting.push_front(conn));
+        }
+        self.trouble.notify_one();
+    }
+
+    /// Told when there is a window to wait for, or a crowd; [`attend`] does.
+    fn trouble(&self) -> Rc<Notify> {
+        self.trouble.clone()
+    }
+
+    /// A window that was full has room.
+    pub(super) fn opened(&mut self, id: WorkerId) {
+        if self.intakes.get(&id).is_some_and(|intake| !intake.rescued && !intake.retired) {
+            self.scheduler.unblock(id);
+        }
+        self.place_waiting();
+    }
+
+    /// Places what waits, and says that there may be room for more.
+    pub(super) fn place_waiting(&mut self) {
+        if self.crowded.is_some_and(|until| Instant::now() >= until) {
+            self.crowded = None;
+        }
+        for _ in 0..self.waiting.len() {
+            if self.crowded.is_some() || !self.scheduler.has_room() {
+                break;
+            }
+            if let Some(conn) = self.waiting.pop_front() {
+                self.place(conn);
+            }
+        }
+        self.flush();
+        if self.has_room() {
+            self.news.notify_waiters();
+        }
+    }
+
+    /// Tells the scheduler of connections that closed, where it chooses by load.
+    pub(super) fn sync_loads(&mut self) {
+        if !self.syncs_loads {
+            return;
+        }
+        for (&id, intake) in &mut self.intakes {
+            let closed = intake.row.connections_closed();
+            self.scheduler.released(id, closed.saturating_sub(intake.closed));
+            intake.closed = closed;
+        }
+    }
+
+    /// Looks after intakes that nobody reads: called on every tick.
+    pub(super) fn tick(&mut self, now: Instant) {
+        let mut stuck = Vec::new();
+        for (&id, intake) in &mut self.intakes {
+            let (taken, heartbeat) = (intake.row.taken(), intake.row.heartbeat());
+            let moved = taken != intake.taken;
+            if intake.rescued && (moved || heartbeat != intake.heartbeat) {
+                tracing::info!(worker = %id, "takes connections again");
+                intake.rescued = false;
+                if !intake.retired {
+                    self.scheduler.unblock(id);
+                }
+            }
+            intake.taken = taken;
+            intake.heartbeat = heartbeat;
+            if moved || intake.queued() == 0 {
+                intake.idle_since = None;
+            } else if now.duration_since(*intake.idle_since.get_or_insert(now)) >= STUCK {
+                stuck.push(id);
+            }
+        }
+        for id in stuck {
+            self.rescue(id);
+        }
+        self.place_waiting();
+    }
+
+    /// Takes back what a stuck worker has not read, if somebody else can have it.
+    fn rescue(&mut self, id: WorkerId) {
+        let was_blocked = self.scheduler.is_blocked(id);
+        self.scheduler.block(id);
+        if !self.scheduler.has_room() {
+            if !was_blocked {
+                self.scheduler.unblock(id);
+            }
+            return;
+        }
+        let Some(intake) = self.intakes.get_mut(&id) else { return };
+        let before = intake.back;
+        take_back(intake, &mut self.waiting);
+        intake.idle_since = None;
+        intake.rescued = true;
+        let back = intake.back - before;
+        self.scheduler.released(id, back);
+        tracing::warn!(worker = %id, connections = back, "takes nothing: its connections go to other workers");
+    }
+}
+
+/// Waits for what hinders the hand-over: full windows, and the budget of descriptors in flight. Runs for the primary's whole life.
+pub(super) async fn attend(dispatch: Rc<RefCell<Dispatch>>) {
+    let trouble = dispatch.borrow().trouble();
+    loop {
+        trouble.notified().await;
+        let (filled, crowded) = {
+            let mut dispatch = dispatch.borrow_mut();
+            (std::mem::take(&mut dispatch.filled), dispatch.crowded)
+        };
+        for (id, sender) in filled {
+            let dispatch = dispatch.clone();
+            // Ends also when its worker dies: the primary then empties the intake, and an empty window has room.
+            tokio::task::spawn_local(async move {
+                sender.room().await;
+                dispatch.borrow_mut().opened(id);
+            });
+        }
+        if let Some(until) = crowded {
+            tokio::time::sleep_until(until.into()).await;
+            dispatch.borrow_mut().place_waiting();
+        }
+    }
+}
+
+/// Empties an intake into `waiting`.
+fn take_back(intake: &mut Intake, waiting: &mut VecDeque<Conn>) {
+    while let Some(batch) = intake.sender.take_back() {
+        intake.back += (batch.conns.len() + batch.lost) as u64;
+        if batch.lost > 0 {
+            tracing::error!(connections = batch.lost, "lost in hand-over: the primary is out of descriptors");
+        }
+        waiting.extend(batch.conns);
+    }
+}

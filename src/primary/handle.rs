@@ -1,0 +1,141 @@
+//! A worker as seen from the primary.
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+};
+
+use serde::Serialize;
+
+use crate::{
+    error::Result,
+    id::{Generation, Slot, WorkerId},
+    ipc::outbox::Outbox,
+    message::Message,
+    scoreboard::Row,
+};
+
+/// A worker process as seen from the primary (in the worker itself it is a [`Worker`](crate::Worker)).
+///
+/// Cheap to clone; goes on to answer after the worker has ended. Given to every hook.
+#[derive(Clone)]
+pub struct WorkerHandle {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    id: WorkerId,
+    slot: Slot,
+    generation: Generation,
+    pid: u32,
+    outbox: Arc<Outbox>,
+    row: Arc<Row>,
+    retired: AtomicBool,
+    dead: AtomicBool,
+}
+
+impl WorkerHandle {
+    pub(crate) fn new(id: WorkerId, slot: Slot, generation: Generation, pid: u32, outbox: Arc<Outbox>, row: Arc<Row>) -> Self {
+        let shared = Shared { id, slot, generation, pid, outbox, row, retired: AtomicBool::new(false), dead: AtomicBool::new(false) };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// Its number: unique, never reused.
+    pub fn id(&self) -> WorkerId {
+        self.shared.id
+    }
+
+    /// Its place, `0..workers`: a replacement has the same.
+    pub fn slot(&self) -> Slot {
+        self.shared.slot
+    }
+
+    /// The generation it was started in.
+    pub fn generation(&self) -> Generation {
+        self.shared.generation
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.shared.pid
+    }
+
+    /// Sends it a message, which it receives from [`Worker::messages`](crate::Worker::messages). Never waits.
+    ///
+    /// Messages arrive in the order in which they were sent. What is sent to a worker that is just ending may be lost.
+    ///
+    /// # Errors
+    ///
+    /// [`Full`](crate::Error::Full) when 4 MiB wait for it, [`Gone`](crate::Error::Gone) when its channel is closed,
+    /// [`Json`](crate::Error::Json) and [`TooLarge`](crate::Error::TooLarge) as in [`Message::encode`]. Nothing was sent then.
+    pub fn send(&self, value: &impl Serialize) -> Result<()> {
+        self.send_message(&Message::encode(value)?)
+    }
+
+    /// Sends it bytes as they are; as [`send`](Self::send) otherwise.
+    ///
+    /// # Errors
+    ///
+    /// As [`send`](Self::send), without `Json`.
+    pub fn send_bytes(&self, bytes: impl Into<bytes::Bytes>) -> Result<()> {
+        self.send_message(&Message::from_bytes(bytes)?)
+    }
+
+    pub(crate) fn send_message(&self, message: &Message) -> Result<()> {
+        self.shared.outbox.message(message)
+    }
+
+    /// Requests that have reached this worker's service, read from its scoreboard page without a message.
+    pub fn requests(&self) -> u64 {
+        self.shared.row.read().requests
+    }
+
+    /// Whether its channel is open (Node's `worker.isConnected()`): true from the fork on, false from its `disconnect` on.
+    pub fn is_connected(&self) -> bool {
+        !self.shared.outbox.is_closed()
+    }
+
+    /// Whether its process has ended (Node's `worker.isDead()`).
+    pub fn is_dead(&self) -> bool {
+        self.shared.dead.load(Relaxed)
+    }
+
+    /// Whether its end was asked for (Node's `worker.exitedAfterDisconnect`): `None` while it is connected and alive.
+    pub fn exited_after_disconnect(&self) -> Option<bool> {
+        (self.is_dead() || !self.is_connected()).then(|| self.is_retired())
+    }
+
+    pub(crate) fn is_retired(&self) -> bool {
+        self.shared.retired.load(Relaxed)
+    }
+
+    pub(crate) fn retire(&self) {
+        self.shared.retired.store(true, Relaxed);
+    }
+
+    pub(crate) fn died(&self) {
+        self.shared.dead.store(true, Relaxed);
+    }
+
+    pub(crate) fn outbox(&self) -> &Arc<Outbox> {
+        &self.shared.outbox
+    }
+
+    pub(crate) fn row(&self) -> &Arc<Row> {
+        &self.shared.row
+    }
+}
+
+impl fmt::Debug for WorkerHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WorkerHandle")
+            .field("id", &self.id())
+            .field("slot", &self.slot())
+            .field("generation", &self.generation())
+            .field("pid", &self.pid())
+            .finish_non_exhaustive()
+    }
+}

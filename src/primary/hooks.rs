@@ -1,0 +1,129 @@
+//! The program's hooks, and the queue of events that leads to them.
+
+use std::{
+    fmt,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+
+use super::{Primary, handle::WorkerHandle};
+use crate::{address::Address, error::Error, event::Exit, frame, ipc::channel::Consumption, message::{Message, RequestNotice}};
+
+/// What the primary's loop tells the program. One queue, so that everything about one worker is in order.
+#[derive(Debug)]
+pub(crate) enum Event {
+    Ready,
+    Fork(WorkerHandle),
+    Online(WorkerHandle),
+    Listening(WorkerHandle),
+    /// With what to tell when it is consumed, and how many bytes that are.
+    Message(WorkerHandle, Message, Arc<Consumption>, usize),
+    Notices(WorkerHandle, Bytes, Arc<Consumption>),
+    Disconnect(WorkerHandle),
+    Exit(WorkerHandle, Exit),
+    Error(Error),
+}
+
+/// The sending end of the queue.
+#[derive(Clone, Debug)]
+pub(crate) struct Events {
+    pub(crate) queue: mpsc::UnboundedSender<Event>,
+    pub(crate) wants: Wants,
+}
+
+/// What nobody wants is not decoded, not queued, not sent.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Wants {
+    pub(crate) messages: bool,
+    pub(crate) notices: bool,
+}
+
+impl Events {
+    pub(crate) fn send(&self, event: Event) {
+        // The program may have dropped the future that runs hooks.
+        let _ = self.queue.send(event);
+    }
+}
+
+type Hook<A> = Option<Box<dyn FnMut(A) + Send>>;
+type WorkerHook<A> = Option<Box<dyn FnMut(&WorkerHandle, A) + Send>>;
+
+/// The hooks that were set. Called one at a time, in order, by the future that awaits the cluster.
+#[derive(Default)]
+pub(crate) struct Hooks {
+    pub(crate) ready: Option<Box<dyn FnOnce(Primary) + Send>>,
+    pub(crate) fork: WorkerHook<()>,
+    pub(crate) online: WorkerHook<()>,
+    pub(crate) listening: Option<Box<dyn FnMut(&WorkerHandle, &[Address]) + Send>>,
+    pub(crate) message: WorkerHook<Message>,
+    pub(crate) request: WorkerHook<RequestNotice>,
+    pub(crate) disconnect: WorkerHook<()>,
+    pub(crate) exit: WorkerHook<Exit>,
+    pub(crate) error: Hook<Error>,
+}
+
+impl Hooks {
+    pub(crate) fn wants(&self) -> Wants {
+        Wants { messages: self.message.is_some(), notices: self.request.is_some() }
+    }
+
+    /// Calls the hook of this event. A hook that panics is reported; the cluster goes on.
+    pub(crate) fn call(&mut self, event: Event, primary: &Primary) {
+        match event {
+            Event::Ready => {
+                if let Some(hook) = self.ready.take() {
+                    guard(primary, "on_ready", || hook(primary.clone()));
+                }
+            }
+            Event::Fork(worker) => self::worker(primary, "on_fork", &mut self.fork, &worker, ()),
+            Event::Online(worker) => self::worker(primary, "on_online", &mut self.online, &worker, ()),
+            Event::Listening(worker) => {
+                if let Some(hook) = &mut self.listening {
+                    guard(primary, "on_listening", || hook(&worker, primary.local_addrs()));
+                }
+            }
+            Event::Message(worker, message, consumption, bytes) => {
+                self::worker(primary, "on_message", &mut self.message, &worker, message);
+                consumption.add(bytes);
+            }
+            Event::Notices(worker, payload, consumption) => {
+                for notice in frame::notices(&payload) {
+                    match notice {
+                        Ok(notice) => self::worker(primary, "on_request", &mut self.request, &worker, notice),
+                        Err(frame::Malformed) => tracing::error!(worker = %worker.id(), "sent a malformed notice"),
+                    }
+                }
+                consumption.add(payload.len());
+            }
+            Event::Disconnect(worker) => self::worker(primary, "on_disconnect", &mut self.disconnect, &worker, ()),
+            Event::Exit(worker, exit) => self::worker(primary, "on_exit", &mut self.exit, &worker, exit),
+            Event::Error(error) => {
+                if let Some(hook) = &mut self.error {
+                    guard(primary, "on_error", || hook(error));
+                }
+            }
+        }
+    }
+}
+
+fn worker<A>(primary: &Primary, name: &'static str, hook: &mut WorkerHook<A>, worker: &WorkerHandle, argument: A) {
+    if let Some(hook) = hook {
+        guard(primary, name, || hook(worker, argument));
+    }
+}
+
+fn guard(primary: &Primary, name: &'static str, hook: impl FnOnce()) {
+    if catch_unwind(AssertUnwindSafe(hook)).is_err() {
+        primary.hook_panicked();
+        tracing::error!(hook = name, "a hook panicked; the cluster goes on");
+    }
+}
+
+impl fmt::Debug for Hooks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Hooks").field("wants", &self.wants()).finish_non_exhaustive()
+    }
+}

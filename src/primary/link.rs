@@ -1,0 +1,187 @@
+//! One worker's channel, seen from the primary: its hello, what it says, and its end.
+
+use std::{
+    os::fd::{AsFd, OwnedFd},
+    process::ExitStatus,
+    rc::Rc,
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use rustix::process::Signal;
+use tokio::sync::mpsc;
+
+use super::{
+    handle::WorkerHandle,
+    hooks::{Event, Events},
+    process::Process,
+};
+use crate::{
+    birth::{Hello, Welcome},
+    error::Error,
+    frame::{Frame, WIRE_VERSION, frames},
+    id::WorkerId,
+    ipc::{
+        channel::{Buffer, Channel, Consumption, Received},
+        intake::IntakeSender,
+    },
+    message::Message,
+    supervisor::Input,
+};
+
+/// What a link tells the primary's loop.
+#[derive(Debug)]
+pub(super) enum Seen {
+    Input(Input),
+    Exited(WorkerId, ExitStatus),
+}
+
+/// What it takes to look after one worker.
+pub(super) struct Link {
+    pub(super) handle: WorkerHandle,
+    pub(super) process: Rc<Process>,
+    pub(super) channel: Rc<Channel>,
+    pub(super) intake: Rc<IntakeSender>,
+    pub(super) page: OwnedFd,
+    pub(super) welcome: Welcome,
+    pub(super) seen: mpsc::UnboundedSender<Seen>,
+    pub(super) events: Events,
+}
+
+/// Where in its life a worker is, as its words go.
+enum Stage {
+    Started,
+    Welcomed(Arc<Consumption>),
+}
+
+impl Link {
+    /// Attends to the worker until its process has ended and its last words are read.
+    pub(super) async fn run(self) {
+        let id = self.handle.id();
+        let mut buffer = Buffer::new();
+        let mut stage = Stage::Started;
+        let mut broken = false;
+        let mut status = None;
+        while status.is_none() {
+            let received = tokio::select! {
+                biased;
+                received = self.channel.receive(&mut buffer) => received,
+                ended = self.process.exited() => {
+                    status = Some(ended);
+                    break;
+                }
+            };
+            if !self.heard(received, &buffer, &mut stage, &mut broken).await {
+                break;
+            }
+        }
+        if status.is_some() {
+            // Its last words; not waited for, since a stray child may hold the channel open for ever.
+            while let Some(received) = self.channel.receive(&mut buffer).now_or_never() {
+                if !self.heard(received, &buffer, &mut stage, &mut broken).await {
+                    break;
+                }
+            }
+        }
+        self.handle.outbox().close();
+        self.tell(Input::Disconnected(id));
+        let status = match status {
+            Some(status) => status,
+            None => self.process.exited().await,
+        };
+        // Nobody is told if the loop has ended; then nothing is left to be told.
+        let _ = self.seen.send(Seen::Exited(id, status));
+    }
+
+    /// Deals with one datagram; false when there will be no more.
+    async fn heard(
+        &self,
+        received: std::io::Result<Option<Received>>,
+        buffer: &Buffer,
+        stage: &mut Stage,
+        broken: &mut bool,
+    ) -> bool {
+        let protocol = match received {
+            Ok(None) => return false,
+            // Already being killed: what it still says is not listened to.
+            Ok(Some(_)) if *broken => return true,
+            Ok(Some(received)) if !received.fds.is_empty() || received.truncated => Err("descriptors that nobody asked for"),
+            Ok(Some(received)) => self.datagram(buffer.get(received.len), stage).await,
+            Err(error) if error.kind() == std::io::ErrorKind::InvalidData => Err("an oversized datagram"),
+            Err(_) => return false,
+        };
+        if let Err(what) = protocol {
+            tracing::error!(worker = %self.handle.id(), "sent {what}: it is replaced");
+            self.events.send(Event::Error(Error::Protocol(what)));
+            *broken = true;
+            self.process.signal(Signal::KILL);
+        }
+        true
+    }
+
+    async fn datagram(&self, datagram: &[u8], stage: &mut Stage) -> Result<(), &'static str> {
+        // One copy for all messages in it; each is then a slice.
+        let datagram = Bytes::copy_from_slice(datagram);
+        for frame in frames(&datagram) {
+            let frame = frame.map_err(|_| "a malformed frame")?;
+            match (frame, &*stage) {
+                (Frame::Hello(hello), Stage::Started) => *stage = Stage::Welcomed(self.welcome(hello).await?),
+                (_, Stage::Started) => return Err("something before its hello"),
+                (Frame::Listening, _) => {
+                    self.events.send(Event::Listening(self.handle.clone()));
+                    self.tell(Input::Listening(self.handle.id()));
+                }
+                (Frame::Leaving, _) => self.tell(Input::Leaving(self.handle.id())),
+                (Frame::Message(bytes), Stage::Welcomed(consumption)) => {
+                    let size = frame.size();
+                    if self.events.wants.messages {
+                        let message = Message::received(datagram.slice_ref(bytes));
+                        self.events.send(Event::Message(self.handle.clone(), message, consumption.clone(), size));
+                    } else {
+                        consumption.add(size);
+                    }
+                }
+                (Frame::Notices(payload), Stage::Welcomed(consumption)) => {
+                    if self.events.wants.notices {
+                        self.events.send(Event::Notices(self.handle.clone(), datagram.slice_ref(payload), consumption.clone()));
+                    } else {
+                        consumption.add(payload.len());
+                    }
+                }
+                (Frame::Consumed(n), _) => {
+                    if !self.handle.outbox().consumed(n as usize) {
+                        return Err("a count of more than it was sent");
+                    }
+                }
+                (Frame::Hello(_) | Frame::Welcome(_), _) => return Err("a frame that workers do not send"),
+            }
+        }
+        Ok(())
+    }
+
+    /// Answers a hello with everything the worker needs.
+    async fn welcome(&self, hello: &[u8]) -> Result<Arc<Consumption>, &'static str> {
+        let hello: Hello = serde_json::from_slice(hello).map_err(|_| "an unreadable hello")?;
+        if hello.wire != WIRE_VERSION {
+            return Err("a hello of another version of axum-cluster");
+        }
+        if hello.pid != self.handle.pid() {
+            return Err("a hello of another process");
+        }
+        let welcome = serde_json::to_vec(&self.welcome).map_err(|_| "a hello that cannot be answered")?;
+        let mut datagram = Vec::new();
+        Frame::Welcome(&welcome).encode(&mut datagram);
+        // A worker that has gone meanwhile is noticed by its end.
+        let _ = self.channel.send(&datagram, &[self.intake.worker_end().as_fd(), self.page.as_fd()]).await;
+        let (channel, outbox) = (self.channel.clone(), self.handle.outbox().clone());
+        tokio::task::spawn_local(async move { channel.write(&outbox).await });
+        self.events.send(Event::Online(self.handle.clone()));
+        self.tell(Input::Online(self.handle.id()));
+        Ok(Arc::new(Consumption::new(self.handle.outbox().clone())))
+    }
+
+    fn tell(&self, input: Input) {
+        let _ = self.seen.send(Seen::Input(input));
+    }
+}

@@ -1,0 +1,194 @@
+//! The primary: owns the listening sockets, starts and watches workers, hands connections to them.
+
+mod acceptor;
+mod dispatch;
+mod driver;
+mod handle;
+mod hooks;
+mod image;
+mod link;
+mod process;
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    task::{Context, Poll},
+};
+
+use serde::Serialize;
+use tokio::sync::{mpsc, watch};
+
+pub use handle::WorkerHandle;
+pub(crate) use driver::{Setup, run};
+pub(crate) use hooks::{Event, Events, Hooks};
+pub(crate) use image::{Image, Origin, is_test_binary};
+
+use crate::{
+    address::Address,
+    error::Result,
+    id::WorkerId,
+    message::Message,
+    scoreboard::Numbers,
+};
+
+/// The running primary: what may be asked of the cluster.
+///
+/// Cheap to clone. Given by [`on_ready`](crate::ClusteredServer::on_ready), [`start`](crate::ClusteredServer::start) and
+/// [`cluster::primary()`](crate::cluster::primary). Commands act when called.
+#[derive(Clone)]
+pub struct Primary {
+    shared: Arc<Shared>,
+}
+
+/// What handles and the loop share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    commands: mpsc::UnboundedSender<Command>,
+    local_addrs: Vec<Address>,
+    table: Mutex<Table>,
+    hook_panics: AtomicU64,
+    ended: watch::Sender<bool>,
+}
+
+/// Workers that live, and the sum of what those counted that do not.
+#[derive(Debug, Default)]
+struct Table {
+    living: BTreeMap<WorkerId, WorkerHandle>,
+    dead: Numbers,
+}
+
+/// What a handle asks of the loop.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Command {
+    Shutdown,
+}
+
+impl Shared {
+    pub(crate) fn new(commands: mpsc::UnboundedSender<Command>, local_addrs: Vec<Address>) -> Arc<Self> {
+        Arc::new(Self { commands, local_addrs, table: Mutex::default(), hook_panics: AtomicU64::new(0), ended: watch::Sender::new(false) })
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn born(&self, worker: WorkerHandle) {
+        self.table().living.insert(worker.id(), worker);
+    }
+
+    /// Moves a dead worker's numbers into the sum, in one step: a total read at any time counts them once.
+    pub(crate) fn died(&self, worker: &WorkerHandle) {
+        let mut table = self.table();
+        if table.living.remove(&worker.id()).is_some() {
+            table.dead += worker.row().read();
+        }
+    }
+
+    fn numbers(&self) -> Numbers {
+        let table = self.table();
+        let mut sum = table.dead;
+        table.living.values().for_each(|worker| sum += worker.row().read());
+        sum
+    }
+
+    /// The cluster has ended.
+    pub(crate) fn end(&self) {
+        self.ended.send_replace(true);
+    }
+}
+
+impl Primary {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
+    /// The workers that live, by id.
+    pub fn workers(&self) -> Vec<WorkerHandle> {
+        self.shared.table().living.values().cloned().collect()
+    }
+
+    /// One worker, while it lives (Node's `cluster.workers[id]`).
+    pub fn worker(&self, id: WorkerId) -> Option<WorkerHandle> {
+        self.shared.table().living.get(&id).cloned()
+    }
+
+    /// Requests that have reached a worker's service since the start, of all workers, dead ones included.
+    ///
+    /// Read from shared memory: exact at any time, without a message. After a worker was killed: answers that clients got ≤ this
+    /// count ≤ requests that they sent.
+    pub fn requests(&self) -> u64 {
+        self.shared.numbers().requests
+    }
+
+    /// Connections that workers have taken since the start, of all workers, dead ones included.
+    pub fn connections(&self) -> u64 {
+        self.shared.numbers().taken
+    }
+
+    /// The addresses listened on, in the order of `bind` and `also`, with real ports.
+    pub fn local_addrs(&self) -> &[Address] {
+        &self.shared.local_addrs
+    }
+
+    /// Sends a message to every worker that lives. Never waits.
+    ///
+    /// # Errors
+    ///
+    /// [`Json`](crate::Error::Json) and [`TooLarge`](crate::Error::TooLarge) as in [`Message::encode`]; then nobody was sent
+    /// anything. Otherwise how many workers it was queued for: one whose queue is full, or that is just ending, does not count.
+    pub fn broadcast(&self, value: &impl Serialize) -> Result<usize> {
+        let message = Message::encode(value)?;
+        Ok(self.workers().iter().filter(|worker| worker.send_message(&message).is_ok()).count())
+    }
+
+    /// Ends the cluster gracefully, as TERM does: accepts no more, lets what is in flight finish within the drain deadline.
+    ///
+    /// Acts at once. The ticket completes when every worker has exited (Node's callback comes at the first: K-4); it may be dropped.
+    pub fn shutdown(&self) -> Ticket {
+        // A loop that has ended has been shut down.
+        let _ = self.shared.commands.send(Command::Shutdown);
+        let mut ended = self.shared.ended.subscribe();
+        Ticket { done: Box::pin(async move { drop(ended.wait_for(|ended| *ended).await) }) }
+    }
+
+    /// How many times a hook has panicked.
+    pub fn hook_panics(&self) -> u64 {
+        self.shared.hook_panics.load(Relaxed)
+    }
+
+    pub(crate) fn hook_panicked(&self) {
+        self.shared.hook_panics.fetch_add(1, Relaxed);
+    }
+}
+
+impl fmt::Debug for Primary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Primary").field("local_addrs", &self.local_addrs()).field("workers", &self.workers()).finish_non_exhaustive()
+    }
+}
+
+/// Completes when a command that was given has been carried out. May be awaited or dropped.
+#[must_use = "the command has been given; await the ticket to know when it is done, or drop it with `let _ =`"]
+pub struct Ticket {
+    done: Pin<Box<dyn Future<Output = ()> + Send>>,
+}
+
+impl Future for Ticket {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        self.done.as_mut().poll(cx)
+    }
+}
+
+impl fmt::Debug for Ticket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ticket").finish_non_exhaustive()
+    }
+}

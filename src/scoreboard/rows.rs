@@ -1,0 +1,220 @@
+//! What a worker counts, and the reading of it.
+
+use std::{
+    fmt, io,
+    ops::AddAssign,
+    os::fd::{BorrowedFd, OwnedFd},
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::Duration,
+};
+
+use super::mapping::Mapping;
+
+/// Upper bounds of the latency buckets in milliseconds: OpenTelemetry's for `http.server.request.duration`. One more bucket takes the rest.
+pub(crate) const LATENCY_BOUNDS_MS: [u64; 14] = [5, 10, 25, 50, 75, 100, 250, 500, 750, 1000, 2500, 5000, 7500, 10_000];
+
+const BUCKETS: usize = LATENCY_BOUNDS_MS.len() + 1;
+
+/// The page itself. What different parts of a worker write stands on different cache lines.
+#[repr(C)]
+#[derive(Debug)]
+pub(super) struct Counters {
+    connections: Connections,
+    requests: Requests,
+    latency: Latency,
+    life: Life,
+}
+
+#[repr(C, align(64))]
+#[derive(Debug)]
+struct Connections {
+    taken: AtomicU64,
+    closed: AtomicU64,
+    lost: AtomicU64,
+}
+
+#[repr(C, align(64))]
+#[derive(Debug)]
+struct Requests {
+    called: AtomicU64,
+    in_flight: AtomicU64,
+    by_class: [AtomicU64; 5],
+}
+
+#[repr(C, align(64))]
+#[derive(Debug)]
+struct Latency {
+    buckets: [AtomicU64; BUCKETS],
+    micros: AtomicU64,
+}
+
+#[repr(C, align(64))]
+#[derive(Debug)]
+struct Life {
+    heartbeat: AtomicU64,
+}
+
+/// One worker's page, mapped. Writes are relaxed atomic adds: no system call, no lock.
+pub(crate) struct Row {
+    page: Mapping,
+}
+
+impl Row {
+    /// A new page, and the descriptor that lets another process map it.
+    pub(crate) fn create() -> io::Result<(Self, OwnedFd)> {
+        let (page, fd) = Mapping::create()?;
+        Ok((Self { page }, fd))
+    }
+
+    pub(crate) fn open(fd: BorrowedFd<'_>) -> io::Result<Self> {
+        Ok(Self { page: Mapping::open(fd)? })
+    }
+
+    /// `n` connections were taken out of the intake.
+    pub(crate) fn took(&self, n: u64) {
+        self.page.connections.taken.fetch_add(n, Relaxed);
+    }
+
+    /// A connection that was taken is closed; called after its descriptor is.
+    pub(crate) fn closed(&self) {
+        self.page.connections.closed.fetch_add(1, Relaxed);
+    }
+
+    /// A datagram of the intake lost `n` connections on its way: the kernel had no descriptors left for them.
+    pub(crate) fn lost(&self, n: u64) {
+        self.page.connections.lost.fetch_add(n, Relaxed);
+    }
+
+    /// A request reached the service.
+    pub(crate) fn called(&self) {
+        self.page.requests.called.fetch_add(1, Relaxed);
+    }
+
+    /// A request is in flight from here on, until [`Row::ended`]: its answer is written.
+    pub(crate) fn began(&self) {
+        self.page.requests.in_flight.fetch_add(1, Relaxed);
+    }
+
+    /// `n` requests are no longer in flight.
+    pub(crate) fn ended(&self, n: u64) {
+        self.page.requests.in_flight.fetch_sub(n, Relaxed);
+    }
+
+    /// The service answered with `status` after `elapsed`.
+    pub(crate) fn answered(&self, status: u16, elapsed: Duration) {
+        let class = usize::from(status / 100).clamp(1, 5) - 1;
+        self.page.requests.by_class[class].fetch_add(1, Relaxed);
+        let bucket = LATENCY_BOUNDS_MS.iter().position(|&bound| elapsed <= Duration::from_millis(bound)).unwrap_or(BUCKETS - 1);
+        self.page.latency.buckets[bucket].fetch_add(1, Relaxed);
+        self.page.latency.micros.fetch_add(u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX), Relaxed);
+    }
+
+    /// The worker's runtime turns.
+    pub(crate) fn beat(&self) {
+        self.page.life.heartbeat.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn heartbeat(&self) -> u64 {
+        self.page.life.heartbeat.load(Relaxed)
+    }
+
+    pub(crate) fn taken(&self) -> u64 {
+        self.page.connections.taken.load(Relaxed)
+    }
+
+    pub(crate) fn connections_closed(&self) -> u64 {
+        self.page.connections.closed.load(Relaxed)
+    }
+
+    pub(crate) fn read(&self) -> Numbers {
+        let Counters { connections, requests, latency, .. } = &*self.page;
+        Numbers {
+            taken: connections.taken.load(Relaxed),
+            closed: connections.closed.load(Relaxed),
+            lost: connections.lost.load(Relaxed),
+            requests: requests.called.load(Relaxed),
+            in_flight: requests.in_flight.load(Relaxed),
+            by_class: requests.by_class.each_ref().map(|class| class.load(Relaxed)),
+            latency: latency.buckets.each_ref().map(|bucket| bucket.load(Relaxed)),
+            latency_micros: latency.micros.load(Relaxed),
+        }
+    }
+}
+
+impl fmt::Debug for Row {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Row").field(&self.read()).finish()
+    }
+}
+
+/// One reading of a row, or a sum of readings. Written by a worker, so never trusted with more than being numbers: sums wrap.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Numbers {
+    pub(crate) taken: u64,
+    pub(crate) closed: u64,
+    pub(crate) lost: u64,
+    pub(crate) requests: u64,
+    pub(crate) in_flight: u64,
+    pub(crate) by_class: [u64; 5],
+    pub(crate) latency: [u64; BUCKETS],
+    pub(crate) latency_micros: u64,
+}
+
+impl AddAssign for Numbers {
+    fn add_assign(&mut self, other: Self) {
+        let add = |sum: &mut u64, more: u64| *sum = sum.wrapping_add(more);
+        add(&mut self.taken, other.taken);
+        add(&mut self.closed, other.closed);
+        add(&mut self.lost, other.lost);
+        add(&mut self.requests, other.requests);
+        add(&mut self.in_flight, other.in_flight);
+        add(&mut self.latency_micros, other.latency_micros);
+        self.by_class.iter_mut().zip(other.by_class).for_each(|(sum, more)| add(sum, more));
+        self.latency.iter_mut().zip(other.latency).for_each(|(sum, more)| add(sum, more));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsFd;
+
+    #[test]
+    fn both_ends_see_the_same_numbers() {
+        let (mine, fd) = Row::create().unwrap();
+        let theirs = Row::open(fd.as_fd()).unwrap();
+        theirs.took(3);
+        theirs.closed();
+        theirs.called();
+        theirs.began();
+        theirs.answered(204, Duration::from_millis(7));
+        theirs.ended(1);
+        theirs.beat();
+        let numbers = mine.read();
+        assert_eq!((numbers.taken, numbers.closed, numbers.requests, numbers.in_flight), (3, 1, 1, 0));
+        assert_eq!(numbers.by_class, [0, 1, 0, 0, 0]);
+        assert_eq!(numbers.latency[1], 1);
+        assert_eq!(mine.heartbeat(), 1);
+    }
+
+    #[test]
+    fn a_status_out_of_range_is_counted_and_never_panics() {
+        let (row, _fd) = Row::create().unwrap();
+        row.answered(0, Duration::ZERO);
+        row.answered(999, Duration::from_secs(99));
+        assert_eq!(row.read().by_class, [1, 0, 0, 0, 1]);
+    }
+
+    #[test]
+    fn the_page_can_neither_shrink_nor_take_more_seals() {
+        let (_row, fd) = Row::create().unwrap();
+        assert!(rustix::fs::ftruncate(&fd, 0).is_err());
+        assert!(rustix::fs::fcntl_add_seals(&fd, rustix::fs::SealFlags::WRITE).is_err());
+    }
+
+    #[test]
+    fn an_ordinary_file_is_no_page() {
+        let fd = rustix::fs::memfd_create("x", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+        assert!(Row::open(fd.as_fd()).is_err());
+    }
+}

@@ -1,0 +1,119 @@
+//! What a cluster is told, in one place, with its defaults. Workers take the primary's from its welcome.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+
+/// Who gets a new connection.
+///
+/// Set with [`ClusteredServer::scheduling`](crate::ClusteredServer::scheduling); the environment variable
+/// `AXUM_CLUSTER_SCHEDULING` (`round-robin`, `least-connections`, `ip-hash`) overrides it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum Scheduling {
+    /// Strict rotation over the workers that have room (Node's default, `SCHED_RR`).
+    #[default]
+    RoundRobin,
+    /// The worker with the fewest open connections; rotation among equals.
+    LeastConnections,
+    /// The same client address goes to the same worker as long as that worker lives.
+    IpHash,
+}
+
+impl Scheduling {
+    /// The value of `AXUM_CLUSTER_SCHEDULING`.
+    pub(crate) fn parse(value: &str) -> Result<Self> {
+        match value {
+            "round-robin" => Ok(Self::RoundRobin),
+            "least-connections" => Ok(Self::LeastConnections),
+            "ip-hash" => Ok(Self::IpHash),
+            _ => Err(Error::Setting {
+                name: "AXUM_CLUSTER_SCHEDULING",
+                value: value.to_owned(),
+                expected: "`round-robin`, `least-connections` or `ip-hash`",
+            }),
+        }
+    }
+}
+
+/// Times and limits. The public builder documents each.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Settings {
+    pub(crate) workers: u32,
+    pub(crate) scheduling: Scheduling,
+    pub(crate) backlog: u32,
+    pub(crate) max_connections: Option<usize>,
+    pub(crate) boot_timeout: Duration,
+    pub(crate) hang_timeout: Duration,
+    pub(crate) drain_deadline: Duration,
+    pub(crate) exit_grace: Duration,
+    pub(crate) linger: Duration,
+    pub(crate) first_byte_timeout: Option<Duration>,
+    pub(crate) header_timeout: Option<Duration>,
+    pub(crate) idle_timeout: Option<Duration>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            workers: std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX)),
+            scheduling: Scheduling::default(),
+            backlog: 1024,
+            max_connections: None,
+            boot_timeout: Duration::from_secs(60),
+            hang_timeout: Duration::from_secs(30),
+            drain_deadline: Duration::from_secs(30),
+            exit_grace: Duration::from_secs(5),
+            linger: Duration::from_secs(2),
+            first_byte_timeout: Some(Duration::from_secs(10)),
+            header_timeout: Some(Duration::from_secs(10)),
+            idle_timeout: Some(Duration::from_secs(75)),
+        }
+    }
+}
+
+impl Settings {
+    /// Applies `AXUM_CLUSTER_WORKERS` and `AXUM_CLUSTER_SCHEDULING`, given as read from the environment.
+    pub(crate) fn overridden(mut self, workers: Option<&str>, scheduling: Option<&str>) -> Result<Self> {
+        if let Some(value) = workers {
+            self.workers = value.parse().ok().filter(|&n| n <= MAX_WORKERS).ok_or_else(|| Error::Setting {
+                name: "AXUM_CLUSTER_WORKERS",
+                value: value.to_owned(),
+                expected: "a number of worker processes from 0 to 4096 (0 serves in this one process)",
+            })?;
+        }
+        if let Some(value) = scheduling {
+            self.scheduling = Scheduling::parse(value)?;
+        }
+        if self.workers > MAX_WORKERS {
+            return Err(Error::Setting {
+                name: "workers",
+                value: self.workers.to_string(),
+                expected: "a number of worker processes from 0 to 4096",
+            });
+        }
+        Ok(self)
+    }
+}
+
+/// More than this is a slip of the finger, not a plan.
+const MAX_WORKERS: u32 = 4096;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_environment_overrides_and_a_typo_is_an_error() {
+        let settings = Settings::default().overridden(Some("7"), Some("ip-hash")).unwrap();
+        assert_eq!((settings.workers, settings.scheduling), (7, Scheduling::IpHash));
+        // K-22: an unknown value is never ignored.
+        let error = Settings::default().overridden(None, Some("rr")).unwrap_err();
+        assert!(error.to_string().contains("round-robin"), "{error}");
+        for bad in ["", "-1", "many", "99999"] {
+            assert!(Settings::default().overridden(Some(bad), None).is_err(), "{bad}");
+        }
+    }
+}

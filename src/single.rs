@@ -1,0 +1,222 @@
+//! `workers(0)`: the same program in one process, for debuggers and tests. It is primary and worker 0 at once; messages loop back.
+
+use std::{process::ExitStatus, sync::Arc, time::Duration};
+
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    sync::{mpsc, oneshot},
+    task::JoinSet,
+};
+
+use crate::{
+    cluster::{self, Exit, WorkerHandle},
+    error::{Error, Result},
+    frame::{Frame, frames},
+    http::{Connections, Leave},
+    id::{Generation, Slot, WorkerId},
+    ipc::{channel::Consumption, limits, outbox::Outbox},
+    message::Message,
+    primary::{Command, Event, Events, Shared},
+    reactor,
+    scoreboard::Row,
+    service::AppMaker,
+    settings::Settings,
+    signals::{Order, PrimarySignals},
+    sockets::{self, Listener, Stream},
+    start::{Running, all},
+    worker::{App, Hub, Parts, Worker, timeouts},
+};
+
+/// A cluster of one process, ready to serve.
+pub(crate) struct Single {
+    running: Running,
+    server: Server,
+}
+
+/// What the process does as its own only worker.
+struct Server {
+    end: oneshot::Sender<Result<()>>,
+    settings: Settings,
+    listeners: Vec<(Listener, u16)>,
+    signals: PrimarySignals,
+    shared: Arc<Shared>,
+    commands: mpsc::UnboundedReceiver<Command>,
+    events: Events,
+    worker: Worker,
+    handle: WorkerHandle,
+}
+
+impl Single {
+    #[allow(clippy::too_many_arguments, reason = "called once, with what `start` has made")]
+    pub(crate) fn new(
+        running: Running,
+        end: oneshot::Sender<Result<()>>,
+        settings: Settings,
+        listeners: Vec<(Listener, u16)>,
+        secret: [u8; 64],
+        shared: Arc<Shared>,
+        commands: mpsc::UnboundedReceiver<Command>,
+        events: Events,
+    ) -> Result<Self> {
+        limits::raise();
+        let signals = PrimarySignals::catch().map_err(|source| Error::System { doing: "catch signals", source })?;
+        let (row, _page) = Row::create().map_err(|source| Error::System { doing: "map the scoreboard", source })?;
+        let row = Arc::new(row);
+        let (id, slot, generation) = (WorkerId::new(0), Slot::new(0), Generation::new(0));
+        let (to_primary, to_worker) = (Arc::new(Outbox::default()), Arc::new(Outbox::default()));
+        let worker = Worker::new(Parts {
+            id,
+            slot,
+            generation,
+            workers: 1,
+            secret,
+            hub: Hub::new(Consumption::new(to_primary.clone())),
+            outbox: to_primary,
+            row: row.clone(),
+            notices: events.wants.notices,
+        });
+        let handle = WorkerHandle::new(id, slot, generation, std::process::id(), to_worker, row);
+        shared.born(handle.clone());
+        cluster::announce_worker(&worker);
+        Ok(Self { running, server: Server { end, settings, listeners, signals, shared, commands, events, worker, handle } })
+    }
+
+    pub(crate) fn worker(&self) -> &Worker {
+        &self.server.worker
+    }
+
+    pub(crate) async fn serve(
+        self,
+        app: AppMaker,
+        also: Vec<AppMaker>,
+        graceful: Option<std::pin::Pin<Box<dyn Future<Output = ()> + Send>>>,
+    ) -> Result<()> {
+        tokio::spawn(self.server.serve(app, also));
+        self.running.wait(graceful).await
+    }
+}
+
+impl Server {
+    async fn serve(mut self, app: AppMaker, also: Vec<AppMaker>) {
+        let result = self.try_serve(app, also).await;
+        self.shared.died(&self.handle);
+        self.shared.end();
+        // Nobody listens when the program has dropped the future of `serve`.
+        let _ = self.end.send(result);
+    }
+
+    async fn try_serve(&mut self, app: AppMaker, also: Vec<AppMaker>) -> Result<()> {
+        let apps: Arc<[Arc<dyn App>]> = all(app, also)(self.worker.clone()).await?.into();
+        let connections = Connections::new(timeouts(&self.settings), self.worker.row().clone());
+        // Ends with this function, however it ends.
+        let mut tasks = JoinSet::new();
+        tasks.spawn(to_primary(self.worker.clone(), self.handle.clone(), self.events.clone()));
+        tasks.spawn(to_worker(self.worker.clone(), self.handle.clone()));
+        tasks.spawn({
+            let connections = connections.clone();
+            async move { connections.reap().await }
+        });
+        let mut accepting = JoinSet::new();
+        for (listener, app) in std::mem::take(&mut self.listeners) {
+            let listener = reactor::watch(listener, Interest::READABLE)
+                .map_err(|source| Error::System { doing: "watch a listening socket", source })?;
+            accepting.spawn(accept(listener, app, apps.clone(), connections.clone(), self.worker.clone()));
+        }
+        for event in [Event::Fork, Event::Online, Event::Listening] {
+            self.events.send(event(self.handle.clone()));
+        }
+        self.events.send(Event::Ready);
+        self.told_to_end().await;
+        drop(accepting);
+        self.handle.retire();
+        self.worker.leave();
+        connections.leave(Leave::Close);
+        tokio::select! {
+            () = connections.all_closed() => {}
+            () = tokio::time::sleep(self.settings.drain_deadline) => tracing::warn!(connections = connections.cut(), "cut at the drain deadline"),
+            () = self.told_to_end() => tracing::info!("ending at once"),
+        }
+        // What was sent last is still to be seen by the hooks.
+        let _ = tokio::time::timeout(Duration::from_secs(1), self.worker.outbox().flushed()).await;
+        self.worker.outbox().close();
+        self.handle.outbox().close();
+        self.handle.died();
+        self.events.send(Event::Disconnect(self.handle.clone()));
+        let exit = Exit { status: ExitStatus::default(), in_flight: 0, open_connections: 0, after_disconnect: true };
+        self.events.send(Event::Exit(self.handle.clone(), exit));
+        Ok(())
+    }
+
+    /// Completes at a signal or a command to end.
+    async fn told_to_end(&mut self) {
+        loop {
+            let order = tokio::select! {
+                order = self.signals.next() => order,
+                command = self.commands.recv() => match command {
+                    Some(Command::Shutdown) => return,
+                    None => std::future::pending().await,
+                },
+            };
+            match order {
+                Order::Stop | Order::StopNow => return,
+                order => tracing::info!(?order, "there are no worker processes: nothing to do"),
+            }
+        }
+    }
+}
+
+async fn accept(listener: AsyncFd<Listener>, app: u16, apps: Arc<[Arc<dyn App>]>, connections: Connections, worker: Worker) {
+    loop {
+        let accepted = listener.async_io(Interest::READABLE, |listener| sockets::accept(listener)).await;
+        let stream = accepted.and_then(|(fd, peer)| Ok((Stream::new(fd, peer)?, peer)));
+        match (stream, apps.get(usize::from(app))) {
+            (Ok((stream, peer)), Some(app)) => {
+                worker.row().took(1);
+                app.spawn(&connections, stream, peer);
+            }
+            (Ok(_), None) => {}
+            (Err(error), _) => {
+                tracing::error!(%error, "cannot accept");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+/// What the worker sends arrives as the primary's events.
+async fn to_primary(worker: Worker, handle: WorkerHandle, events: Events) {
+    let consumption = Arc::new(Consumption::new(handle.outbox().clone()));
+    while let Some(datagram) = worker.outbox().next().await {
+        let datagram = bytes::Bytes::from(datagram);
+        for frame in frames(&datagram).flatten() {
+            match frame {
+                Frame::Message(bytes) if events.wants.messages => {
+                    let message = Message::received(datagram.slice_ref(bytes));
+                    events.send(Event::Message(handle.clone(), message, consumption.clone(), frame.size()));
+                }
+                Frame::Message(_) => consumption.add(frame.size()),
+                Frame::Notices(payload) => events.send(Event::Notices(handle.clone(), datagram.slice_ref(payload), consumption.clone())),
+                Frame::Consumed(n) => {
+                    handle.outbox().consumed(n as usize);
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+/// What the primary sends arrives as the worker's messages.
+async fn to_worker(worker: Worker, handle: WorkerHandle) {
+    while let Some(datagram) = handle.outbox().next().await {
+        for frame in frames(&datagram).flatten() {
+            match frame {
+                Frame::Message(bytes) => worker.hub().push(Message::received(bytes::Bytes::copy_from_slice(bytes)), frame.size()),
+                Frame::Consumed(n) => {
+                    worker.outbox().consumed(n as usize);
+                }
+                _ => {}
+            }
+        }
+    }
+    worker.hub().end();
+}

@@ -1,0 +1,292 @@
+//! Listening sockets of the primary, and the streams that workers make of what they are handed.
+
+use std::{
+    io,
+    net::SocketAddr,
+    os::{
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
+        unix::fs::{FileTypeExt, MetadataExt},
+    },
+    path::{Path, PathBuf},
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use rustix::fs::{FlockOperation, Mode, OFlags};
+use socket2::{Domain, SockAddr, Socket, Type};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::{
+    address::{Address, Kind},
+    error::{Error, Result},
+};
+
+/// A socket that listens, and what is to be removed with it.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    fd: OwnedFd,
+    pub(crate) local: Address,
+    _file: Option<SocketFile>,
+}
+
+impl Listener {
+    /// Binds and listens. A host name is looked up, and the first of its addresses that can be had is used.
+    pub(crate) async fn bind(address: &Address, backlog: u32) -> Result<Self> {
+        let failed = |source| Error::Bind { address: address.clone(), source };
+        match address.kind() {
+            Kind::Socket(addr) => Self::tcp(*addr, backlog).map_err(failed),
+            Kind::Unix(path) => Self::unix(path, backlog).await.map_err(failed),
+            Kind::Name(name) => {
+                let bad = |source| Error::Address { given: name.clone(), source };
+                let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+                for addr in tokio::net::lookup_host(name).await.map_err(bad)? {
+                    match Self::tcp(addr, backlog) {
+                        Ok(listener) => return Ok(listener),
+                        Err(error) => last = error,
+                    }
+                }
+                Err(failed(last))
+            }
+        }
+    }
+
+    /// Takes a socket that listens already.
+    pub(crate) fn ready_made(fd: OwnedFd) -> Result<Self> {
+        let failed = |source| Error::System { doing: "use the listener made by `bind_with`", source };
+        let socket = Socket::from(fd);
+        if !socket.is_listener().map_err(failed)? {
+            return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, "this socket does not listen")));
+        }
+        Self::finish(socket, None).map_err(failed)
+    }
+
+    fn tcp(addr: SocketAddr, backlog: u32) -> io::Result<Self> {
+        let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None)?;
+        socket.set_reuse_address(true)?;
+        socket.bind(&addr.into())?;
+        socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
+        Self::finish(socket, None)
+    }
+
+    async fn unix(path: &Path, backlog: u32) -> io::Result<Self> {
+        let path = std::path::absolute(path)?;
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        let lock = lock_directory_of(&path).await?;
+        remove_stale(&path)?;
+        socket.bind(&SockAddr::unix(&path)?)?;
+        let file = SocketFile::new(path)?;
+        socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
+        drop(lock);
+        Self::finish(socket, Some(file))
+    }
+
+    fn finish(socket: Socket, file: Option<SocketFile>) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
+        socket.set_cloexec(true)?;
+        let local = socket.local_addr()?;
+        let local = match (local.as_socket(), local.as_pathname()) {
+            (Some(addr), _) => {
+                // Accepted sockets inherit it: a system call a connection saved.
+                socket.set_tcp_nodelay(true)?;
+                Address::from(addr)
+            }
+            (None, Some(path)) => Address::unix(path.to_owned()),
+            (None, None) => return Err(io::Error::new(io::ErrorKind::InvalidInput, "neither an IP nor a unix path listener")),
+        };
+        Ok(Self { fd: socket.into(), local, _file: file })
+    }
+}
+
+impl AsRawFd for Listener {
+    fn as_raw_fd(&self) -> RawFd {
+        self.fd.as_raw_fd()
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// Holds the directory's lock while a socket in it is examined and replaced, so that of two programs that start at once one sees the
+/// other's. The lock is on the directory itself: no lock file stays behind.
+async fn lock_directory_of(path: &Path) -> io::Result<OwnedFd> {
+    let parent = path.parent().unwrap_or(Path::new("/"));
+    let directory = rustix::fs::open(parent, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    for _ in 0..50 {
+        match rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(directory),
+            Err(rustix::io::Errno::WOULDBLOCK) => tokio::time::sleep(Duration::from_millis(10)).await,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(io::Error::new(io::ErrorKind::TimedOut, "another program holds the lock of the directory"))
+}
+
+/// Removes a socket that nobody listens on. A live one is an error, and so is a file that is no socket: it is never touched.
+fn remove_stale(path: &Path) -> io::Result<()> {
+    let metadata = match std::fs::symlink_metadata(path) {
+        Ok(metadata) => metadata,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    if !metadata.file_type().is_socket() {
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, "a file that is no socket stands there"));
+    }
+    let probe = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    probe.set_nonblocking(true)?;
+    match probe.connect(&SockAddr::unix(path)?) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path),
+        // Also when its backlog is full (EAGAIN): somebody listens.
+        Ok(()) | Err(_) => Err(io::ErrorKind::AddrInUse.into()),
+    }
+}
+
+/// The file of a unix socket; removed when dropped, unless something else stands there by then.
+#[derive(Debug)]
+struct SocketFile {
+    path: PathBuf,
+    device: u64,
+    inode: u64,
+}
+
+impl SocketFile {
+    fn new(path: PathBuf) -> io::Result<Self> {
+        let metadata = std::fs::symlink_metadata(&path)?;
+        Ok(Self { path, device: metadata.dev(), inode: metadata.ino() })
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if std::fs::symlink_metadata(&self.path).is_ok_and(|now| (now.dev(), now.ino()) == (self.device, self.inode)) {
+            // Nobody is left to tell; the next start replaces a socket that stayed.
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Accepts one connection: non-blocking and CLOEXEC from birth, with its peer in the same system call.
+pub(crate) fn accept(listener: impl AsFd) -> io::Result<(OwnedFd, Option<SocketAddr>)> {
+    use rustix::net::{SocketFlags, acceptfrom_with};
+    let (fd, peer) = acceptfrom_with(listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC)?;
+    Ok((fd, peer.and_then(|peer| peer.try_into().ok())))
+}
+
+/// A connection in a worker, registered with the worker's runtime.
+#[derive(Debug)]
+pub(crate) enum Stream {
+    Tcp(tokio::net::TcpStream),
+    Unix(tokio::net::UnixStream),
+}
+
+impl Stream {
+    /// `fd` is a non-blocking connected socket; without a peer address it is a unix one.
+    pub(crate) fn new(fd: OwnedFd, peer: Option<SocketAddr>) -> io::Result<Self> {
+        match peer {
+            Some(_) => tokio::net::TcpStream::from_std(fd.into()).map(Self::Tcp),
+            None => tokio::net::UnixStream::from_std(fd.into()).map(Self::Unix),
+        }
+    }
+}
+
+macro_rules! either {
+    ($self:ident, $stream:ident => $call:expr) => {
+        match $self.get_mut() {
+            Stream::Tcp($stream) => $call,
+            Stream::Unix($stream) => $call,
+        }
+    };
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        either!(self, stream => Pin::new(stream).poll_read(cx, buf))
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        either!(self, stream => Pin::new(stream).poll_write(cx, buf))
+    }
+
+    fn poll_write_vectored(self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        either!(self, stream => Pin::new(stream).poll_write_vectored(cx, bufs))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        either!(self, stream => Pin::new(stream).poll_flush(cx))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        either!(self, stream => Pin::new(stream).poll_shutdown(cx))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::{UnixListener, UnixStream};
+
+    fn scratch(name: &str) -> PathBuf {
+        let directory = std::env::temp_dir().join(format!("axum-cluster-{}-{name}", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        directory.join("s.sock")
+    }
+
+    #[tokio::test]
+    async fn a_port_in_use_is_named() {
+        let first = Listener::bind(&"127.0.0.1:0".into(), 16).await.unwrap();
+        let error = Listener::bind(&first.local, 16).await.unwrap_err();
+        assert!(error.to_string().contains(&first.local.to_string()), "{error}");
+    }
+
+    #[tokio::test]
+    async fn an_unknown_host_is_a_bad_address() {
+        for bad in ["no such host:80", "127.0.0.1", "127.0.0.1:99999", ""] {
+            assert!(matches!(Listener::bind(&bad.into(), 16).await, Err(Error::Address { .. })), "{bad}");
+        }
+    }
+
+    // T16, the part of a server's own socket.
+    #[tokio::test]
+    async fn a_stale_socket_is_replaced_a_live_one_and_a_file_are_not() {
+        let path = scratch("stale");
+        drop(UnixListener::bind(&path).unwrap());
+        let listener = Listener::bind(&Address::unix(path.clone()), 16).await.unwrap();
+        UnixStream::connect(&path).unwrap();
+        assert!(matches!(Listener::bind(&Address::unix(path.clone()), 16).await, Err(Error::Bind { .. })));
+        UnixStream::connect(&path).expect("the live one is still there");
+        drop(listener);
+        assert!(!path.exists(), "removed with its listener");
+
+        std::fs::write(&path, "precious").unwrap();
+        assert!(matches!(Listener::bind(&Address::unix(path.clone()), 16).await, Err(Error::Bind { .. })));
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
+        std::fs::remove_dir_all(path.parent().unwrap()).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_socket_that_took_our_place_is_left_alone() {
+        let path = scratch("place");
+        let listener = Listener::bind(&Address::unix(path.clone()), 16).await.unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let _other = UnixListener::bind(&path).unwrap();
+        drop(listener);
+        UnixStream::connect(&path).unwrap();
+        std::fs::remove_dir_all(path.parent().unwrap()).unwrap();
+    }
+
+    #[test]
+    fn a_ready_made_socket_must_listen() {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        assert!(Listener::ready_made(socket.into()).is_err());
+        assert!(Listener::ready_made(std::net::TcpListener::bind("127.0.0.1:0").unwrap().into()).is_ok());
+    }
+}

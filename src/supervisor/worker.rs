@@ -1,0 +1,247 @@
+//! One worker's life, as the primary sees it.
+
+use std::time::{Duration, Instant};
+
+use super::Policy;
+use crate::id::{Generation, Slot};
+
+/// The states of a worker.
+///
+/// ```text
+///  Starting ──▶ Online ──▶ Listening ──▶ Draining          Retire also takes Online to Draining
+///     └───────────┴────────────┴────────────┤
+///                      channel closed       │  process reaped
+///                   ┌───────────────────────┴───────────────────┐
+///                   ▼                                           ▼
+///              Disconnected ── process reaped ─▶ gone ◀─ channel closed ── Dead
+/// ```
+///
+/// "Disconnected and dead, in either order": only both together remove a worker from the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    /// Ordered, spawned or booting.
+    Starting,
+    /// Said hello.
+    Online,
+    /// Serves.
+    Listening,
+    /// Was ordered to retire.
+    Draining,
+    /// Its channel closed; its process lives.
+    Disconnected,
+    /// Its process was reaped; its channel has not been read to its end.
+    Dead,
+}
+
+#[derive(Debug)]
+pub(super) struct Worker {
+    pub(super) slot: Slot,
+    pub(super) generation: Generation,
+    life: Life,
+    pub(super) force: Force,
+    /// When it asked to be retired.
+    pub(super) leaving: Option<Instant>,
+}
+
+/// [`State`] with what belongs to each.
+#[derive(Debug)]
+enum Life {
+    /// Until the driver has `spawned` it there is no process to send a signal to.
+    Starting {
+        since: Instant,
+        spawned: bool,
+    },
+    /// `since` the order to spawn: saying hello does not buy time.
+    Online {
+        since: Instant,
+    },
+    Listening {
+        since: Instant,
+        beat: Instant,
+    },
+    /// `since` the order to retire.
+    Draining {
+        since: Instant,
+        beat: Instant,
+    },
+    /// `since` it has been going: from the order to retire, or without one from now. `listened` up to now, unless it
+    /// was retired or never did.
+    Disconnected {
+        since: Instant,
+        listened: Option<Duration>,
+    },
+    Dead,
+}
+
+/// What has been done to end it. Only ever moves down this list, so every signal is sent at most once.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Force {
+    None,
+    Aborted {
+        since: Instant,
+    },
+    /// To be killed as soon as there is a process.
+    KillOnceSpawned,
+    Killed,
+}
+
+/// Which patience ran out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Overdue {
+    Boot,
+    Drain,
+    Beat,
+    Abort,
+}
+
+impl Worker {
+    pub(super) fn new(slot: Slot, generation: Generation, now: Instant) -> Self {
+        let life = Life::Starting {
+            since: now,
+            spawned: false,
+        };
+        Self {
+            slot,
+            generation,
+            life,
+            force: Force::None,
+            leaving: None,
+        }
+    }
+
+    pub(super) fn state(&self) -> State {
+        match self.life {
+            Life::Starting { .. } => State::Starting,
+            Life::Online { .. } => State::Online,
+            Life::Listening { .. } => State::Listening,
+            Life::Draining { .. } => State::Draining,
+            Life::Disconnected { .. } => State::Disconnected,
+            Life::Dead => State::Dead,
+        }
+    }
+
+    pub(super) fn is_spawned(&self) -> bool {
+        !matches!(self.life, Life::Starting { spawned: false, .. })
+    }
+
+    /// Whether a kill is on its way: such a worker goes no further up.
+    fn is_doomed(&self) -> bool {
+        self.force >= Force::KillOnceSpawned
+    }
+
+    /// Since when it has been serving, if it still does and nothing was done to end it.
+    pub(super) fn serving_since(&self) -> Option<Instant> {
+        match self.life {
+            Life::Listening { since, .. } if self.force == Force::None => Some(since),
+            _ => None,
+        }
+    }
+
+    /// Whether it serves or may come to.
+    pub(super) fn is_promising(&self) -> bool {
+        matches!(
+            self.state(),
+            State::Starting | State::Online | State::Listening
+        ) && self.force == Force::None
+    }
+
+    /// How long it listened before it died; not asked of those that were retired.
+    pub(super) fn listened(&self, now: Instant) -> Option<Duration> {
+        match self.life {
+            Life::Listening { since, .. } => Some(now - since),
+            Life::Disconnected { listened, .. } => listened,
+            _ => None,
+        }
+    }
+
+    /// Whether a kill has been waiting for this.
+    pub(super) fn spawned(&mut self) -> bool {
+        if let Life::Starting { spawned, .. } = &mut self.life {
+            *spawned = true;
+        }
+        self.force == Force::KillOnceSpawned
+    }
+
+    pub(super) fn online(&mut self) {
+        if let Life::Starting { since, .. } = self.life
+            && !self.is_doomed()
+        {
+            self.life = Life::Online { since };
+        }
+    }
+
+    /// Whether it began to listen just now.
+    pub(super) fn listening(&mut self, now: Instant) -> bool {
+        let begins = matches!(self.life, Life::Online { .. }) && !self.is_doomed();
+        if begins {
+            self.life = Life::Listening {
+                since: now,
+                beat: now,
+            };
+        }
+        begins
+    }
+
+    pub(super) fn beat(&mut self, now: Instant) {
+        if let Life::Listening { beat, .. } | Life::Draining { beat, .. } = &mut self.life {
+            *beat = now;
+        }
+    }
+
+    pub(super) fn ask_to_leave(&mut self, now: Instant) {
+        self.leaving.get_or_insert(now);
+    }
+
+    /// Whether there is anyone to order: not before hello, not twice, not one that is going.
+    pub(super) fn drain(&mut self, now: Instant) -> bool {
+        let obeys = matches!(self.state(), State::Online | State::Listening) && !self.is_doomed();
+        if obeys {
+            self.life = Life::Draining {
+                since: now,
+                beat: now,
+            };
+        }
+        obeys
+    }
+
+    /// Whether it is gone for good.
+    pub(super) fn disconnected(&mut self, now: Instant) -> bool {
+        let since = match self.life {
+            Life::Dead => return true,
+            Life::Draining { since, .. } | Life::Disconnected { since, .. } => since,
+            _ => now,
+        };
+        self.life = Life::Disconnected {
+            since,
+            listened: self.listened(now),
+        };
+        false
+    }
+
+    /// Whether it is gone for good.
+    pub(super) fn exited(&mut self) -> bool {
+        let gone = matches!(self.life, Life::Disconnected { .. });
+        self.life = Life::Dead;
+        gone
+    }
+
+    /// What its patience runs out for next, and when.
+    ///
+    /// After an abort only the kill is left: at the drain deadline that comes at most `abort_grace` late.
+    pub(super) fn deadline(&self, policy: &Policy) -> Option<(Instant, Overdue)> {
+        match (&self.force, &self.life) {
+            (_, Life::Dead) | (Force::KillOnceSpawned | Force::Killed, _) => None,
+            (Force::Aborted { since }, _) => Some((*since + policy.abort_grace, Overdue::Abort)),
+            (Force::None, life) => Some(match *life {
+                Life::Starting { since, .. } | Life::Online { since } => {
+                    (since + policy.boot_timeout, Overdue::Boot)
+                }
+                Life::Listening { beat, .. } => (beat + policy.hang_timeout, Overdue::Beat),
+                Life::Draining { since, beat } => (since + policy.drain_deadline, Overdue::Drain)
+                    .min((beat + policy.hang_timeout, Overdue::Beat)),
+                Life::Disconnected { since, .. } => (since + policy.drain_deadline, Overdue::Drain),
+                Life::Dead => return None,
+            }),
+        }
+    }
+}

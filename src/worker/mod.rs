@@ -1,0 +1,204 @@
+//! A worker: takes connections from its intake, serves them, and leaves when it is told to or its primary is gone.
+
+mod apps;
+mod hub;
+mod run;
+mod watch;
+
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use serde::Serialize;
+use tokio::sync::watch as value;
+
+pub use hub::Messages;
+pub(crate) use apps::{App, AppSource, app};
+pub(crate) use hub::Hub;
+pub(crate) use run::{Joined, timeouts};
+
+use crate::{
+    error::Result,
+    id::{Generation, Slot, WorkerId},
+    ipc::outbox::Outbox,
+    message::Message,
+    scoreboard::Row,
+};
+
+/// The worker process that this is (in the primary, a worker is a [`WorkerHandle`](crate::WorkerHandle)).
+///
+/// Cheap to clone. In a handler it is an extractor; anywhere it is [`cluster::worker()`](crate::cluster::worker).
+///
+/// ```
+/// use axum_cluster::Worker;
+///
+/// async fn handler(worker: Worker) -> String {
+///     format!("hello from worker {}", worker.id())
+/// }
+/// # let _: axum::Router = axum::Router::new().route("/", axum::routing::get(handler));
+/// ```
+#[derive(Clone)]
+pub struct Worker {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    id: WorkerId,
+    slot: Slot,
+    generation: Generation,
+    workers: u32,
+    secret: [u8; 64],
+    outbox: Arc<Outbox>,
+    hub: Arc<Hub>,
+    row: Arc<Row>,
+    draining: value::Sender<bool>,
+    /// The primary has a hook that wants a notice a request.
+    notices: bool,
+}
+
+/// What a worker is made of.
+pub(crate) struct Parts {
+    pub(crate) id: WorkerId,
+    pub(crate) slot: Slot,
+    pub(crate) generation: Generation,
+    pub(crate) workers: u32,
+    pub(crate) secret: [u8; 64],
+    pub(crate) outbox: Arc<Outbox>,
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) row: Arc<Row>,
+    pub(crate) notices: bool,
+}
+
+impl Worker {
+    pub(crate) fn new(parts: Parts) -> Self {
+        let Parts { id, slot, generation, workers, secret, outbox, hub, row, notices } = parts;
+        let draining = value::Sender::new(false);
+        Self { shared: Arc::new(Shared { id, slot, generation, workers, secret, outbox, hub, row, draining, notices }) }
+    }
+
+    /// Its number: unique, never reused (Node's `worker.id`).
+    pub fn id(&self) -> WorkerId {
+        self.shared.id
+    }
+
+    /// Its place, `0..workers`: a replacement has the same.
+    pub fn slot(&self) -> Slot {
+        self.shared.slot
+    }
+
+    /// The generation it was started in.
+    pub fn generation(&self) -> Generation {
+        self.shared.generation
+    }
+
+    /// How many workers the cluster was told to have; at least 1. Divides pools and budgets that are meant for all of them.
+    pub fn workers(&self) -> u32 {
+        self.shared.workers
+    }
+
+    /// 64 random bytes, equal in all workers of the cluster and unknown outside: for cookie keys and the like, which a key made in
+    /// each worker would not be.
+    ///
+    /// Made anew each time the cluster is started; what must outlive that comes from the program's own configuration.
+    pub fn secret(&self) -> &[u8; 64] {
+        &self.shared.secret
+    }
+
+    /// Sends a message to the primary's `on_message` (Node's `process.send`). Never waits; encoded in the call.
+    ///
+    /// Messages arrive in the order in which they were sent, at most once, and are flushed when the worker ends gracefully. A worker
+    /// that is killed takes with it what had not left it yet: at most 10 ms' worth.
+    ///
+    /// # Errors
+    ///
+    /// [`Full`](crate::Error::Full) when 4 MiB are on their way already, [`Gone`](crate::Error::Gone) when the primary is gone,
+    /// [`Json`](crate::Error::Json) and [`TooLarge`](crate::Error::TooLarge) as in [`Message::encode`]. Nothing was sent then.
+    pub fn send(&self, value: &impl Serialize) -> Result<()> {
+        self.shared.outbox.message(&Message::encode(value)?)
+    }
+
+    /// Sends bytes as they are; as [`send`](Self::send) otherwise.
+    ///
+    /// # Errors
+    ///
+    /// As [`send`](Self::send), without `Json`.
+    pub fn send_bytes(&self, bytes: impl Into<bytes::Bytes>) -> Result<()> {
+        self.shared.outbox.message(&Message::from_bytes(bytes)?)
+    }
+
+    /// Subscribes to the messages of the primary.
+    pub fn messages(&self) -> Messages {
+        self.shared.hub.subscribe()
+    }
+
+    /// Completes when this worker has been told to leave. Long-lived handlers (WebSocket, SSE) await it and end their stream.
+    ///
+    /// Completes at once if that has happened. Good for `select!`, `take_until` and `with_graceful_shutdown`.
+    pub fn draining(&self) -> Draining {
+        let mut draining = self.shared.draining.subscribe();
+        Draining { begun: Box::pin(async move { drop(draining.wait_for(|draining| *draining).await) }) }
+    }
+
+    /// Whether this worker has been told to leave.
+    pub fn is_draining(&self) -> bool {
+        *self.shared.draining.borrow()
+    }
+
+    /// Whether the primary can be talked to (Node's `worker.isConnected()`).
+    pub fn is_connected(&self) -> bool {
+        !self.shared.outbox.is_closed()
+    }
+
+    pub(crate) fn leave(&self) {
+        self.shared.draining.send_replace(true);
+    }
+
+    pub(crate) fn outbox(&self) -> &Arc<Outbox> {
+        &self.shared.outbox
+    }
+
+    pub(crate) fn hub(&self) -> &Arc<Hub> {
+        &self.shared.hub
+    }
+
+    pub(crate) fn row(&self) -> &Arc<Row> {
+        &self.shared.row
+    }
+
+    pub(crate) fn wants_notices(&self) -> bool {
+        self.shared.notices
+    }
+}
+
+impl fmt::Debug for Worker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Worker")
+            .field("id", &self.id())
+            .field("slot", &self.slot())
+            .field("generation", &self.generation())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A future that completes when the worker has been told to leave; see [`Worker::draining`].
+pub struct Draining {
+    begun: Pin<Box<dyn Future<Output = ()> + Send>>,
+}
+
+impl Future for Draining {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        self.begun.as_mut().poll(cx)
+    }
+}
+
+impl fmt::Debug for Draining {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Draining").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,254 @@
+//! The life of a worker process, from its welcome to its end.
+
+use std::{
+    os::fd::{AsFd, AsRawFd, OwnedFd},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::task::AbortHandle;
+
+use super::{App, AppSource, Hub, Parts, Worker, watch::Watch};
+use crate::{
+    birth::{Born, Welcome},
+    error::{Error, Result},
+    frame::{Frame, frames},
+    http::{Connections, Leave, Timeouts},
+    ipc::{
+        channel::{Buffer, Channel, Consumption},
+        intake::{Conn, IntakeReceiver},
+        limits,
+        outbox::Outbox,
+    },
+    message::Message,
+    scoreboard::Row,
+    settings::Settings,
+    signals::WorkerSignals,
+    sockets::Stream,
+};
+
+/// How often a worker shows that its runtime turns.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+
+/// The longest that a leaving worker waits for its last messages to go.
+const FLUSH: Duration = Duration::from_secs(1);
+
+/// How often a worker that can hold no more connections looks whether one has closed.
+const FULL_PAUSE: Duration = Duration::from_millis(10);
+
+/// A worker that has been welcomed and does not serve yet.
+#[derive(Debug)]
+pub(crate) struct Joined {
+    worker: Worker,
+    settings: Settings,
+    intake: IntakeReceiver,
+    connections: Connections,
+    watch: Watch,
+    _tasks: Tasks,
+}
+
+impl Joined {
+    /// Waits for the primary's welcome and starts what keeps in touch with it.
+    pub(crate) async fn join(born: &Born, notices: bool) -> Result<Self> {
+        let system = |doing| move |source| Error::System { doing, source };
+        limits::raise();
+        let socket = born.take_channel().ok_or(Error::AlreadyStarted)?;
+        let watched = socket.try_clone().map_err(system("duplicate the channel"))?;
+        let channel = Arc::new(Channel::new(socket).map_err(system("use the channel"))?);
+        let (welcome, intake, page) = be_welcomed(&channel).await?;
+        let settings = welcome.settings;
+        let row = Row::open(page.as_fd()).map_err(system("map the scoreboard"))?;
+        let intake = IntakeReceiver::new(intake).map_err(system("use the intake"))?;
+        let signals = WorkerSignals::catch().map_err(system("catch signals"))?;
+        let watch = Watch::start(watched, settings.drain_deadline, settings.exit_grace).map_err(system("start the watch thread"))?;
+        let outbox = Arc::new(Outbox::default());
+        let worker = Worker::new(Parts {
+            id: born.id,
+            slot: born.slot,
+            generation: welcome.generation,
+            workers: settings.workers.max(1),
+            secret: welcome.secret.try_into().map_err(|_| Error::Protocol("a secret of another size"))?,
+            hub: Hub::new(Consumption::new(outbox.clone())),
+            outbox,
+            row: Arc::new(row),
+            notices,
+        });
+        let connections = Connections::new(timeouts(&settings), worker.row().clone());
+        let tasks = Tasks(vec![
+            spawn(write(channel.clone(), worker.clone())),
+            spawn(read(channel, worker.clone())),
+            spawn(beat(worker.clone())),
+            spawn(tell_of_term(signals, worker.clone())),
+            spawn({
+                let connections = connections.clone();
+                async move { connections.reap().await }
+            }),
+        ]);
+        Ok(Self { worker, settings, intake, connections, watch, _tasks: tasks })
+    }
+
+    pub(crate) fn worker(&self) -> &Worker {
+        &self.worker
+    }
+
+    /// Serves until the primary says to leave or is gone, and everything in flight is done.
+    pub(crate) async fn serve(self, source: AppSource) -> Result<()> {
+        let Self { worker, settings, intake, connections, watch, .. } = &self;
+        let served = match source(worker.clone()).await {
+            Ok(apps) => {
+                worker.outbox().order(&Frame::Listening);
+                take(intake, &apps, connections, worker, settings).await;
+                tracing::debug!(worker = %worker.id(), open = connections.open(), "leaving");
+                drain(connections, worker, watch, settings).await;
+                Ok(())
+            }
+            Err(error) => Err(error),
+        };
+        // Past this time what is not flushed is lost, as with a kill: the primary does not read.
+        let _ = tokio::time::timeout(FLUSH, worker.outbox().flushed()).await;
+        worker.outbox().close();
+        watch.end_within(settings.exit_grace);
+        served
+    }
+}
+
+pub(crate) fn timeouts(settings: &Settings) -> Timeouts {
+    Timeouts {
+        first_byte: settings.first_byte_timeout,
+        head: settings.header_timeout,
+        idle: settings.idle_timeout,
+        linger: settings.linger,
+    }
+}
+
+/// Waits for the primary's answer to the hello.
+async fn be_welcomed(channel: &Channel) -> Result<(Welcome, OwnedFd, OwnedFd)> {
+    let mut buffer = Buffer::new();
+    let received = channel.receive(&mut buffer).await.map_err(|source| Error::System { doing: "read from the primary", source })?;
+    let Some(received) = received else {
+        return Err(Error::Orphaned { reason: "its primary is gone" });
+    };
+    let Some(Ok(Frame::Welcome(welcome))) = frames(buffer.get(received.len)).next() else {
+        return Err(Error::Protocol("no welcome"));
+    };
+    let welcome = serde_json::from_slice(welcome).map_err(Error::Json)?;
+    let [intake, page] = received.fds.try_into().map_err(|_| Error::Protocol("a welcome without its descriptors"))?;
+    Ok((welcome, intake, page))
+}
+
+/// Takes connections until the intake is finished: by the primary's order, or by its death.
+async fn take(intake: &IntakeReceiver, apps: &[Arc<dyn App>], connections: &Connections, worker: &Worker, settings: &Settings) {
+    let limit = settings.max_connections.unwrap_or(usize::MAX);
+    loop {
+        let batch = match intake.receive().await {
+            Ok(Some(batch)) => batch,
+            Ok(None) => return,
+            Err(error) => {
+                tracing::error!(worker = %worker.id(), %error, "cannot take connections");
+                return;
+            }
+        };
+        let row = worker.row();
+        row.took((batch.conns.len() + batch.lost) as u64);
+        if batch.lost > 0 {
+            row.lost(batch.lost as u64);
+            tracing::error!(worker = %worker.id(), connections = batch.lost, "lost in hand-over: this worker is out of descriptors");
+        }
+        let used_up = batch.conns.iter().any(|conn| u64::try_from(conn.fd.as_raw_fd()).is_ok_and(|fd| fd >= limits::ordinary()));
+        for conn in batch.conns {
+            serve(conn, apps, connections, worker);
+        }
+        // What waits meanwhile stays in the intake, from where the primary takes it to a worker with room.
+        if used_up {
+            let open = connections.open();
+            while connections.open() >= open {
+                tokio::time::sleep(FULL_PAUSE).await;
+            }
+        }
+        while connections.open() >= limit {
+            tokio::time::sleep(FULL_PAUSE).await;
+        }
+    }
+}
+
+fn serve(conn: Conn, apps: &[Arc<dyn App>], connections: &Connections, worker: &Worker) {
+    let app = apps.get(usize::from(conn.listener));
+    match (app, Stream::new(conn.fd, conn.peer)) {
+        (Some(app), Ok(stream)) => app.spawn(connections, stream, conn.peer),
+        (None, _) => {
+            tracing::error!(listener = conn.listener, "a connection for an app that this program does not have");
+            worker.row().closed();
+        }
+        (_, Err(error)) => {
+            tracing::error!(%error, "a connection cannot be watched");
+            worker.row().closed();
+        }
+    }
+}
+
+/// Lets what is in flight finish, until the drain deadline.
+async fn drain(connections: &Connections, worker: &Worker, watch: &Watch, settings: &Settings) {
+    watch.end_within(settings.drain_deadline + settings.exit_grace);
+    connections.leave(Leave::Close);
+    worker.leave();
+    if tokio::time::timeout(settings.drain_deadline, connections.all_closed()).await.is_err() {
+        let cut = connections.cut();
+        tracing::warn!(worker = %worker.id(), connections = cut, "cut at the drain deadline");
+        // They end as soon as their tasks run; one that blocks its thread is left to the exit.
+        let _ = tokio::time::timeout(FULL_PAUSE, connections.all_closed()).await;
+    }
+}
+
+async fn write(channel: Arc<Channel>, worker: Worker) {
+    channel.write(worker.outbox()).await;
+}
+
+/// Reads orders and messages until the primary is gone.
+async fn read(channel: Arc<Channel>, worker: Worker) {
+    let mut buffer = Buffer::new();
+    while let Ok(Some(received)) = channel.receive(&mut buffer).await {
+        for frame in frames(buffer.get(received.len)) {
+            match frame {
+                Ok(frame @ Frame::Message(bytes)) => worker.hub().push(Message::received(bytes::Bytes::copy_from_slice(bytes)), frame.size()),
+                Ok(Frame::Consumed(n)) => {
+                    worker.outbox().consumed(n as usize);
+                }
+                _ => tracing::error!("the primary sent a frame that this version does not know"),
+            }
+        }
+    }
+    worker.outbox().close();
+    worker.hub().end();
+}
+
+/// Beats from inside the runtime: where it does not turn, the worker is of no use, whatever its other threads do.
+async fn beat(worker: Worker) {
+    let mut interval = tokio::time::interval(HEARTBEAT);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        interval.tick().await;
+        worker.row().beat();
+    }
+}
+
+/// A TERM that was sent to this worker: the primary replaces it, or ends too, because it got one itself.
+async fn tell_of_term(mut signals: WorkerSignals, worker: Worker) {
+    loop {
+        signals.term().await;
+        worker.outbox().order(&Frame::Leaving);
+    }
+}
+
+fn spawn(future: impl Future<Output = ()> + Send + 'static) -> AbortHandle {
+    tokio::spawn(future).abort_handle()
+}
+
+/// Tasks of the worker's own; they end with it.
+#[derive(Debug)]
+struct Tasks(Vec<AbortHandle>);
+
+impl Drop for Tasks {
+    fn drop(&mut self) {
+        self.0.iter().for_each(AbortHandle::abort);
+    }
+}

@@ -15,11 +15,11 @@ use hyper::{
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
-use super::{BoxError, body::RequestBody, exchange::Exchange, orders::Orders};
+use super::{BoxError, body::RequestBody, exchange::{Exchange, Writers}, orders::Orders};
 
 /// A response body as hyper gets it: the service's, and the exchange that ends with it.
 pub(super) trait Reply<B>: Body {
-    const HTTP1: bool;
+    const WRITERS: Writers;
 
     fn new(body: B, exchange: Option<Exchange>) -> Self;
 }
@@ -113,7 +113,7 @@ where
         let mut response = ready!(this.state.poll(cx))?;
         let exchange = this.exchange.take();
         let closes = exchange.as_ref().is_some_and(|exchange| exchange.link().orders.look().contains(Orders::CLOSE));
-        if closes && R::HTTP1 && !response.status().is_informational() {
+        if closes && R::WRITERS == Writers::One && !response.status().is_informational() {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         Poll::Ready(Ok(response.map(|body| R::new(body, exchange))))

@@ -16,7 +16,7 @@ use super::{
     BoxError,
     answer::{Answer, Reply},
     body::RequestBody,
-    exchange::Exchange,
+    exchange::{Exchange, Writers},
     link::Link,
     phase::Phase,
 };
@@ -63,8 +63,8 @@ where
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         self.link.wait_for(Phase::Busy);
-        let exchange = Exchange::begin(&self.link);
-        let request = request.map(|body| RequestBody::new(body, R::HTTP1.then_some(&self.link)));
+        let exchange = Exchange::begin(&self.link, R::WRITERS);
+        let request = request.map(|body| RequestBody::new(body, (R::WRITERS == Writers::One).then_some(&self.link)));
         let mut service = self.service.borrow_mut();
         // The waker is of no use: who is not ready is asked again by the answer's first poll.
         match service.poll_ready(&mut Context::from_waker(Waker::noop())) {

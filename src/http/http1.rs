@@ -32,7 +32,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::{
     answer::Reply,
     app::{App, Content, Serves},
-    exchange::Exchange,
+    exchange::{Exchange, Writers},
     link::Link,
     orders::Orders,
     phase::Phase,
@@ -82,7 +82,7 @@ where
             }
             let after = link.activity.look();
             // hyper flushes what it writes in the same poll, and exchanges end nowhere but in a poll: all are out.
-            link.rest(after.finished());
+            link.rest(after.finished(), Writers::One);
             let unwritten = link.unwritten.load(Relaxed);
             if stuck && !unwritten {
                 // An answer that came before its request's body had ended, to a client slow to read it: hyper has called
@@ -93,7 +93,7 @@ where
                 return Poll::Pending;
             }
             if orders.releases() && after.is_quiet() && !unwritten {
-                if true {
+                if after == before {
                     return Poll::Ready(Stop::Release);
                 }
                 continue; // rule 2
@@ -106,7 +106,7 @@ where
     })
     .await;
     let Some(parts) = connection.into_parts() else {
-        link.settle(u32::MAX); // the answer that agreed to it is written, or there would be no upgrade
+        link.settle(u32::MAX, Writers::Many); // the answer that agreed to it is written, or there would be no upgrade
         link.wait_for(Phase::Busy);
         return Outcome::Upgraded;
     };
@@ -139,7 +139,7 @@ pin_project! {
 }
 
 impl<B: Body> Reply<B> for Counted<B> {
-    const HTTP1: bool = true;
+    const WRITERS: Writers = Writers::One;
 
     fn new(body: B, exchange: Option<Exchange>) -> Self {
         Self { body, exchange }

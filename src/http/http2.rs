@@ -19,7 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::{
     answer::Reply,
     app::{App, Content, Serves},
-    exchange::{Exchange, Hold},
+    exchange::{Exchange, Hold, Writers},
     lent::Lent,
     link::Link,
     orders::Orders,
@@ -61,7 +61,7 @@ where
                     return Poll::Ready(true);
                 }
                 // Streams end in tasks of their own: only what had ended before this poll is known to be out.
-                link.rest(before.finished());
+                link.rest(before.finished(), Writers::Many);
                 let more = link.activity.look().finished() > 0 && !link.unwritten.load(Relaxed);
                 if orders.contains(Orders::LATE) && link.is_still_late() {
                     if going {
@@ -125,7 +125,7 @@ pin_project! {
 }
 
 impl<B: Body> Reply<B> for Streamed<B> {
-    const HTTP1: bool = false;
+    const WRITERS: Writers = Writers::Many;
 
     fn new(body: B, exchange: Option<Exchange>) -> Self {
         Self { body, exchange: Arc::new(exchange) }

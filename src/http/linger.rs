@@ -15,7 +15,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{phase::Phase, scratch, socket::Socket};
+use super::{exchange::Writers, phase::Phase, scratch, socket::Socket};
 
 /// How long, and how much is read. A client that reads what it is sent has noticed the end by then.
 const TIME: Duration = Duration::from_secs(1);
@@ -23,7 +23,7 @@ const BYTES: usize = 256 * 1024;
 
 /// Shuts down, then reads until the client does the same, within bounds.
 pub(super) async fn linger<IO: AsyncRead + AsyncWrite + Unpin>(mut socket: Socket<IO>) {
-    socket.link().settle(u32::MAX); // what is not written by now never will be
+    socket.link().settle(u32::MAX, Writers::Many); // what is not written by now never will be
     socket.link().wait_for(Phase::Busy);
     // It ends one way or another; how makes no difference.
     let _ = timeout(TIME, pin!(drain(&mut socket))).await;

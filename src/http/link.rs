@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 
 use super::{
     Timeouts,
-    exchange::Activity,
+    exchange::{Activity, Writers},
     orders::{Inbox, Orders},
     phase::{Clock, Phase, Waiting},
     registry::Registry,
@@ -136,8 +136,8 @@ impl Link {
     }
 
     /// The answers of up to `most` ended exchanges are written.
-    pub(super) fn settle(&self, most: u32) {
-        let settled = self.activity.settle(most);
+    pub(super) fn settle(&self, most: u32, writers: Writers) {
+        let settled = self.activity.settle(most, writers);
         if settled > 0 {
             self.row().ended(settled.into());
         }
@@ -145,11 +145,11 @@ impl Link {
 
     /// After a poll of hyper's: `ended` exchanges are settled, unless the socket did not take everything. A connection on
     /// which nothing lives any more is idle from here on.
-    pub(super) fn rest(&self, ended: u32) {
+    pub(super) fn rest(&self, ended: u32, writers: Writers) {
         if self.waiting.phase() != Phase::Busy || self.unwritten.load(Relaxed) {
             return;
         }
-        self.settle(ended);
+        self.settle(ended, writers);
         let rest = self.activity.look();
         if rest.is_quiet() && rest.finished() == 0 {
             self.wait_for(Phase::Idle);

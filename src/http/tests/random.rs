@@ -132,20 +132,20 @@ async fn play_all(games: u64, may_close: bool) {
 
 #[tokio::test]
 async fn every_request_is_answered_once_and_in_order() {
-    play_all(400, false).await;
+    play_all(200, false).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_request_is_answered_once_and_in_order_by_several_threads() {
-    play_all(400, false).await;
+    play_all(200, false).await;
 }
 
 #[tokio::test]
 async fn no_unread_body_is_ever_a_request() {
-    play_all(400, true).await;
+    play_all(200, true).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_unread_body_is_ever_a_request_with_several_threads() {
-    play_all(400, true).await;
+    play_all(200, true).await;
 }

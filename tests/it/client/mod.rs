@@ -1,0 +1,1 @@
+//! A client that counts what became of every request.

@@ -1,0 +1,22 @@
+//! The promises, shown with the real examples as real processes. One module a promise; `cargo test --test it MODULE` runs one.
+
+#![allow(clippy::unwrap_used, dead_code, unused_imports, missing_docs, missing_debug_implementations, unreachable_pub)]
+
+mod client;
+mod support;
+
+mod bad_input;
+mod birth;
+mod counting;
+mod crash;
+mod distribution;
+mod drain;
+mod handlers;
+mod hooks;
+mod limits;
+mod messages;
+mod quickstart;
+mod sessions;
+mod single;
+mod stop;
+mod supervision;

@@ -1,4 +1,7 @@
 //! Run with: cargo run --release --example hello
+//!
+//! Then `curl -i http://127.0.0.1:8000/` answers `hello world`, from one of four processes.
+
 use axum::{Router, routing::get};
 use axum_cluster::ClusteredServer;
 

@@ -205,7 +205,7 @@ impl ClusteredServer {
         let maker: AppMaker = Box::new(move |worker| {
             Box::pin(async move {
                 let router = build(worker.clone()).await.map_err(Error::App)?;
-                Ok(crate::service::router_app(router, worker))
+                Ok(crate::service::router_app(router, &worker))
             })
         });
         Serve::new(self, maker)

@@ -38,12 +38,12 @@ where
 /// An app from an axum router.
 #[cfg(feature = "axum")]
 pub(crate) fn from_router(router: axum::Router) -> AppMaker {
-    Box::new(move |worker| Box::pin(std::future::ready(Ok(router_app(router, worker)))))
+    Box::new(move |worker| Box::pin(std::future::ready(Ok(router_app(router, &worker)))))
 }
 
 /// The routes are made ready once: axum would rebuild their table for every connection.
 #[cfg(feature = "axum")]
-pub(crate) fn router_app(router: axum::Router, worker: Worker) -> Arc<dyn App> {
+pub(crate) fn router_app(router: axum::Router, worker: &Worker) -> Arc<dyn App> {
     let layer = ClusterLayer::served(worker.clone());
     // Only from inside the router is the route known; from outside, counting costs no boxed service and no boxed future.
     let (router, outside) = if worker.wants_notices() { (router.layer(layer), ClusterLayer::off()) } else { (router, layer) };

@@ -21,7 +21,7 @@ use crate::{
 pub(crate) enum Part {
     Primary(Running),
     Worker(WorkerPart, Vec<AppMaker>),
-    Single(Single, Vec<AppMaker>),
+    Single(Box<Single>, Vec<AppMaker>),
 }
 
 impl Part {
@@ -38,7 +38,7 @@ impl Part {
 }
 
 /// A worker that has been welcomed.
-pub(crate) struct WorkerPart(Joined);
+pub(crate) struct WorkerPart(Box<Joined>);
 
 impl WorkerPart {
     pub(crate) async fn serve(self, app: AppMaker, also: Vec<AppMaker>) -> Result<()> {
@@ -67,7 +67,7 @@ pub(crate) async fn begin(server: ClusteredServer) -> Result<Part> {
         Birth::Worker(born) => {
             let joined = Joined::join(born, server.hooks.wants().notices).await?;
             cluster::announce_worker(joined.worker());
-            Part::Worker(WorkerPart(joined), server.also)
+            Part::Worker(WorkerPart(Box::new(joined)), server.also)
         }
         Birth::Plain => begin_primary(server).await?,
     };
@@ -103,7 +103,7 @@ async fn begin_primary(server: ClusteredServer) -> Result<Part> {
     if settings.workers == 0 {
         let (end, result) = oneshot::channel();
         let single = Single::new(running(result), end, settings, listeners, secret, shared, commands, queue)?;
-        return Ok(Part::Single(single, also));
+        return Ok(Part::Single(Box::new(single), also));
     }
     mind_threads(&settings);
     let setup = Setup { settings, image, origin: Origin::capture(), listeners, secret: secret.to_vec(), shared, commands, events: queue };
@@ -187,7 +187,7 @@ impl Running {
                 biased;
                 () = &mut graceful, if !asked => {
                     asked = true;
-                    let _ = self.primary.shutdown();
+                    drop(self.primary.shutdown());
                 }
                 event = self.events.recv() => match event {
                     Some(event) => self.hooks.call(event, &self.primary),
@@ -204,7 +204,7 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         if !self.ended {
-            let _ = self.primary.shutdown();
+            drop(self.primary.shutdown());
         }
     }
 }

@@ -9,7 +9,6 @@ use std::{
     os::fd::{AsFd, OwnedFd},
 };
 
-use bytes::Bytes;
 use rustix::net::sockopt::set_socket_send_buffer_size;
 use tokio::io::{Interest, unix::AsyncFd};
 
@@ -186,9 +185,6 @@ impl IntakeReceiver {
         self.socket.async_io(Interest::READABLE, |socket| receive(socket)).await
     }
 }
-
-/// What was read of a connection before it changed hands; nothing on the way to a worker for the first time.
-pub(crate) const NOTHING_READ: Bytes = Bytes::new();
 
 #[cfg(test)]
 mod tests {

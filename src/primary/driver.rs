@@ -146,7 +146,7 @@ pub(crate) async fn run(setup: Setup) -> Result<()> {
             biased;
             order = signals.next() => driver.obey(order),
             Some(command) = commands.recv() => driver.command(&command),
-            Some(seen) = sightings.recv() => driver.saw(seen),
+            Some(seen) = sightings.recv() => driver.saw(&seen),
             _ = tick.tick() => driver.tick(),
             () = until(driver.supervisor.deadline()) => driver.tell(Input::Tick),
         }
@@ -186,7 +186,7 @@ impl Driver {
                 Action::Retire(id) => self.retire(id),
                 Action::Abort(id) => self.signal(id, Signal::ABORT),
                 Action::Kill(id) => self.signal(id, Signal::KILL),
-                Action::Note(note) => self.note(note),
+                Action::Note(note) => self.note(&note),
                 Action::Finished => return true,
             }
         }
@@ -247,8 +247,8 @@ impl Driver {
         }
     }
 
-    fn note(&mut self, note: Note) {
-        match note {
+    fn note(&mut self, note: &Note) {
+        match *note {
             Note::Ready => {
                 tracing::info!(workers = self.supervisor.target(), "ready");
                 self.events.send(Event::Ready);
@@ -279,8 +279,8 @@ impl Driver {
         }
     }
 
-    fn saw(&mut self, seen: Seen) {
-        match seen {
+    fn saw(&mut self, seen: &Seen) {
+        match *seen {
             Seen::Input(input) => {
                 match input {
                     Input::Listening(id) => self.listening(id),

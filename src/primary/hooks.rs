@@ -49,6 +49,7 @@ impl Events {
 }
 
 type Hook<A> = Option<Box<dyn FnMut(A) + Send>>;
+type ListeningHook = Option<Box<dyn FnMut(&WorkerHandle, &[Address]) + Send>>;
 type WorkerHook<A> = Option<Box<dyn FnMut(&WorkerHandle, A) + Send>>;
 
 /// The hooks that were set. Called one at a time, in order, by the future that awaits the cluster.
@@ -57,7 +58,7 @@ pub(crate) struct Hooks {
     pub(crate) ready: Option<Box<dyn FnOnce(Primary) + Send>>,
     pub(crate) fork: WorkerHook<()>,
     pub(crate) online: WorkerHook<()>,
-    pub(crate) listening: Option<Box<dyn FnMut(&WorkerHandle, &[Address]) + Send>>,
+    pub(crate) listening: ListeningHook,
     pub(crate) message: WorkerHook<Message>,
     pub(crate) request: WorkerHook<RequestNotice>,
     pub(crate) disconnect: WorkerHook<()>,

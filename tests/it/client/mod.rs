@@ -1,1 +1,360 @@
-//! A client that counts what became of every request.
+//! The outside client: sends requests from threads of its own, never retries, and writes down how each of them ended.
+//!
+//! # Layout
+//!
+//! `mod` what to send, from how many clients, for how long · `wire` one connection: connect, write, read one response, all within a
+//! deadline · `tally` how each request ended, and the table of it
+
+mod tally;
+mod wire;
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+pub(crate) use self::{
+    tally::{Outcome, Record, Tally},
+    wire::{Response, Wire},
+};
+
+/// The longest a request may take, from its connect to the last byte of its answer.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(10);
+
+/// Where the server is.
+#[derive(Clone, Debug)]
+pub(crate) enum Target {
+    Tcp(SocketAddr),
+    Unix(PathBuf),
+}
+
+impl From<SocketAddr> for Target {
+    fn from(addr: SocketAddr) -> Self {
+        Self::Tcp(addr)
+    }
+}
+
+impl From<&str> for Target {
+    fn from(addr: &str) -> Self {
+        match addr.strip_prefix("unix:") {
+            Some(path) => Self::Unix(path.into()),
+            None => Self::Tcp(addr.parse().unwrap()),
+        }
+    }
+}
+
+/// How connections are used.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Mode {
+    /// A new connection for every request.
+    Fresh,
+    /// One connection for as long as the server lets it, with a pause of up to `think` between two requests.
+    KeepAlive { think: Duration },
+    /// As keep-alive, and so many requests are written at once before their answers are read.
+    Pipelined { depth: usize },
+}
+
+/// What is asked for.
+#[derive(Clone, Debug)]
+struct Ask {
+    path: String,
+    /// A POST of this body, in so many pieces with a pause after each.
+    post: Option<Post>,
+    /// The body that a right answer has.
+    expected: Option<Vec<u8>>,
+}
+
+#[derive(Clone, Debug)]
+struct Post {
+    body: Vec<u8>,
+    pieces: usize,
+    pause: Duration,
+}
+
+/// A load to be put on a server. Bounded: by [`stop`](Running::stop), by a number of requests, or by time.
+#[derive(Clone, Debug)]
+pub(crate) struct Load {
+    target: Target,
+    clients: usize,
+    mode: Mode,
+    ask: Ask,
+    count: u64,
+    time: Duration,
+    /// A client that is refused or reset goes on, unless the server is meant to end.
+    until_refused: bool,
+}
+
+impl Load {
+    /// One client, a new connection for every `GET /`, for a minute at the most.
+    pub(crate) fn new(target: impl Into<Target>) -> Self {
+        Self {
+            target: target.into(),
+            clients: 1,
+            mode: Mode::Fresh,
+            ask: Ask { path: "/".into(), post: None, expected: Some(b"hello world".to_vec()) },
+            count: u64::MAX,
+            time: Duration::from_secs(60),
+            until_refused: false,
+        }
+    }
+
+    pub(crate) fn clients(mut self, clients: usize) -> Self {
+        self.clients = clients;
+        self
+    }
+
+    pub(crate) fn mode(mut self, mode: Mode) -> Self {
+        self.mode = mode;
+        self
+    }
+
+    /// GET this path; whatever body comes is right.
+    pub(crate) fn get(mut self, path: &str) -> Self {
+        self.ask = Ask { path: path.into(), post: None, expected: None };
+        self
+    }
+
+    /// POST so many bytes to `/echo`, which has to answer them, in pieces with a pause after each.
+    pub(crate) fn echo(mut self, bytes: usize, pieces: usize, pause: Duration) -> Self {
+        let body: Vec<u8> = (0..bytes).map(|n| b'a' + (n % 23) as u8).collect();
+        self.ask = Ask { path: "/echo".into(), expected: Some(body.clone()), post: Some(Post { body, pieces, pause }) };
+        self
+    }
+
+    /// POST nothing to this path; whatever body comes is right.
+    pub(crate) fn post(mut self, path: &str) -> Self {
+        self.ask = Ask { path: path.into(), post: Some(Post { body: Vec::new(), pieces: 1, pause: Duration::ZERO }), expected: None };
+        self
+    }
+
+    /// Ends after so many requests of all clients.
+    pub(crate) fn count(mut self, requests: u64) -> Self {
+        self.count = requests;
+        self
+    }
+
+    /// Ends after this time.
+    pub(crate) fn time(mut self, time: Duration) -> Self {
+        self.time = time;
+        self
+    }
+
+    /// Each client ends when it is refused: the server has ended.
+    pub(crate) fn until_refused(mut self) -> Self {
+        self.until_refused = true;
+        self
+    }
+
+    pub(crate) fn start(self) -> Running {
+        let shared = Arc::new(Shared {
+            begun: Instant::now(),
+            stop: AtomicBool::new(false),
+            left: AtomicU64::new(self.count),
+            done: AtomicU64::new(0),
+        });
+        let clients = (0..self.clients)
+            .map(|number| {
+                let client = Client {
+                    load: self.clone(),
+                    shared: shared.clone(),
+                    source: Source::of(&self, number),
+                    dice: Dice(number as u64 + 1),
+                    records: Vec::new(),
+                };
+                thread::Builder::new().stack_size(256 * 1024).spawn(move || client.run()).unwrap()
+            })
+            .collect();
+        Running { shared, clients }
+    }
+
+    /// Runs to its count or time.
+    pub(crate) fn run(self) -> Tally {
+        self.start().wait()
+    }
+}
+
+/// What the clients of one load share.
+#[derive(Debug)]
+struct Shared {
+    begun: Instant,
+    stop: AtomicBool,
+    left: AtomicU64,
+    done: AtomicU64,
+}
+
+/// A load that runs.
+#[derive(Debug)]
+pub(crate) struct Running {
+    shared: Arc<Shared>,
+    clients: Vec<JoinHandle<Vec<Record>>>,
+}
+
+impl Running {
+    /// Time since it began, as the records have it.
+    pub(crate) fn clock(&self) -> Duration {
+        self.shared.begun.elapsed()
+    }
+
+    /// Requests that have ended so far.
+    pub(crate) fn done(&self) -> u64 {
+        self.shared.done.load(Relaxed)
+    }
+
+    /// Ends it: each client finishes the request that it is at.
+    pub(crate) fn stop(self) -> Tally {
+        self.shared.stop.store(true, Relaxed);
+        self.wait()
+    }
+
+    /// Waits until it has come to its count or time.
+    pub(crate) fn wait(self) -> Tally {
+        let records = self.clients.into_iter().flat_map(|client| client.join().unwrap()).collect();
+        Tally::new(records, self.shared.begun.elapsed())
+    }
+}
+
+/// Where a client's connections come from: clients of short connections are spread over eight addresses, since a pair of addresses
+/// has only 28,232 ports.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Source(Option<IpAddr>);
+
+impl Source {
+    pub(crate) const ANY: Self = Self(None);
+
+    fn of(load: &Load, number: usize) -> Self {
+        match (&load.target, load.mode) {
+            (Target::Tcp(addr), Mode::Fresh) if addr.ip() == Ipv4Addr::LOCALHOST => Self(Some(Ipv4Addr::new(127, 0, 0, 2 + (number % 8) as u8).into())),
+            _ => Self::ANY,
+        }
+    }
+}
+
+struct Client {
+    load: Load,
+    shared: Arc<Shared>,
+    source: Source,
+    dice: Dice,
+    records: Vec<Record>,
+}
+
+impl Client {
+    fn run(mut self) -> Vec<Record> {
+        let mut kept: Option<Wire> = None;
+        while self.goes_on() {
+            let depth = match self.load.mode {
+                Mode::Pipelined { depth } => depth as u64,
+                _ => 1,
+            };
+            let claimed = self.claim(depth);
+            if claimed == 0 {
+                break;
+            }
+            kept = self.round(kept, claimed as usize);
+            if let (Mode::KeepAlive { think }, Some(_)) = (self.load.mode, &kept)
+                && !think.is_zero()
+            {
+                thread::sleep(think.mul_f64(self.dice.roll()));
+            }
+        }
+        self.records
+    }
+
+    fn goes_on(&self) -> bool {
+        !self.shared.stop.load(Relaxed) && self.shared.begun.elapsed() < self.load.time && !(self.load.until_refused && self.was_refused())
+    }
+
+    fn was_refused(&self) -> bool {
+        self.records.last().is_some_and(|record| record.outcome == Outcome::Refused)
+    }
+
+    /// Takes up to `wanted` requests out of what is left to send.
+    fn claim(&self, wanted: u64) -> u64 {
+        let left = self.shared.left.fetch_update(Relaxed, Relaxed, |left| Some(left.saturating_sub(wanted))).unwrap_or(0);
+        wanted.min(left)
+    }
+
+    /// One request, or several at once; returns the connection if it can be used again.
+    fn round(&mut self, kept: Option<Wire>, requests: usize) -> Option<Wire> {
+        let begun = Instant::now();
+        let reused = kept.is_some();
+        let connected = kept.map_or_else(|| Wire::connect(&self.load.target, self.source, begun + DEADLINE), Ok);
+        let mut wire = match connected {
+            Ok(wire) => wire,
+            Err(outcome) => {
+                self.note(begun, reused, Err(outcome));
+                return None;
+            }
+        };
+        wire.set_deadline(begun + DEADLINE);
+        let close = matches!(self.load.mode, Mode::Fresh);
+        if let Err(outcome) = self.send(&mut wire, requests, close) {
+            // Answered all the same: a server may answer before it has read everything.
+            let answered = wire.response();
+            self.note(begun, reused, answered.map_err(|_| outcome));
+            return None;
+        }
+        for _ in 0..requests {
+            let response = wire.response();
+            let goes_on = response.as_ref().is_ok_and(|response| !response.closes);
+            self.note(begun, reused, response);
+            if !goes_on {
+                return None;
+            }
+        }
+        (!close).then_some(wire)
+    }
+
+    fn send(&self, wire: &mut Wire, requests: usize, close: bool) -> Result<(), Outcome> {
+        let Ask { path, post, .. } = &self.load.ask;
+        let connection = if close { "Connection: close\r\n" } else { "" };
+        let Some(post) = post else {
+            let request = format!("GET {path} HTTP/1.1\r\nHost: test\r\n{connection}\r\n");
+            return wire.send(request.repeat(requests).as_bytes());
+        };
+        for _ in 0..requests {
+            let head = format!("POST {path} HTTP/1.1\r\nHost: test\r\n{connection}Content-Length: {}\r\n\r\n", post.body.len());
+            wire.send(head.as_bytes())?;
+            for piece in post.body.chunks(post.body.len().div_ceil(post.pieces).max(1)) {
+                wire.send(piece)?;
+                thread::sleep(post.pause);
+            }
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, begun: Instant, reused: bool, response: Result<Response, Outcome>) {
+        let (outcome, worker, generation) = match response {
+            Err(outcome) => (outcome, 0, 0),
+            Ok(response) => {
+                let outcome = match &self.load.ask.expected {
+                    _ if response.status != 200 => Outcome::BadStatus,
+                    Some(expected) if *expected != response.body => Outcome::BadBody,
+                    _ => Outcome::Ok,
+                };
+                (outcome, response.number("x-worker"), response.number("x-generation"))
+            }
+        };
+        let begun_at = begun.duration_since(self.shared.begun);
+        self.records.push(Record { begun: begun_at, took: begun.elapsed(), outcome, reused, worker, generation });
+        self.shared.done.fetch_add(1, Relaxed);
+    }
+}
+
+/// Random enough for pauses, and the same in every run.
+struct Dice(u64);
+
+impl Dice {
+    /// From 0 to 1.
+    fn roll(&mut self) -> f64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 11) as f64 / (1_u64 << 53) as f64
+    }
+}

@@ -116,6 +116,11 @@ impl Scheduler {
         Some(id)
     }
 
+    /// A connection was assigned by other means than [`pick`](Self::pick).
+    pub(crate) fn assigned(&mut self, id: WorkerId) {
+        self.reload(id, |member| member.load += 1);
+    }
+
     /// `n` connections of this worker closed, were given back or rescued, or never reached it.
     pub(crate) fn released(&mut self, id: WorkerId, n: u64) {
         self.reload(id, |member| member.load = member.load.saturating_sub(n));

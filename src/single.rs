@@ -1,6 +1,6 @@
 //! `workers(0)`: the same program in one process, for debuggers and tests. It is primary and worker 0 at once; messages loop back.
 
-use std::{process::ExitStatus, sync::Arc, time::Duration};
+use std::{io, process::ExitStatus, sync::Arc, time::Duration};
 
 use tokio::{
     io::{Interest, unix::AsyncFd},
@@ -14,7 +14,7 @@ use crate::{
     frame::{Frame, frames},
     http::{Connections, Leave},
     id::{Generation, Slot, WorkerId},
-    ipc::{channel::Consumption, limits, outbox::Outbox},
+    ipc::{channel::Consumption, intake::Conn, limits, outbox::Outbox},
     message::Message,
     primary::{Command, Event, Events, Shared},
     reactor,
@@ -22,9 +22,9 @@ use crate::{
     service::AppMaker,
     settings::Settings,
     signals::{Order, PrimarySignals},
-    sockets::{self, Listener, Stream},
+    sockets::{self, Listener},
     start::{Running, all},
-    worker::{App, Hub, Parts, Worker, timeouts},
+    worker::{App, Hub, Parts, Serving, Worker, timeouts},
 };
 
 /// A cluster of one process, ready to serve.
@@ -117,10 +117,13 @@ impl Server {
             async move { connections.reap().await }
         });
         let mut accepting = JoinSet::new();
+        // Nothing comes back here, so nobody waits for the tasks: their connections are waited for.
+        let (done, _) = mpsc::channel(1);
+        let serving = Serving { connections: connections.clone(), worker: self.worker.clone(), intake: None, done };
         for (listener, app) in std::mem::take(&mut self.listeners) {
             let listener = reactor::watch(listener, Interest::READABLE)
                 .map_err(|source| Error::System { doing: "watch a listening socket", source })?;
-            accepting.spawn(accept(listener, app, apps.clone(), connections.clone(), self.worker.clone()));
+            accepting.spawn(accept(listener, app, apps.clone(), serving.clone()));
         }
         for event in [Event::Fork, Event::Online, Event::Listening] {
             self.events.send(event(self.handle.clone()));
@@ -165,17 +168,16 @@ impl Server {
     }
 }
 
-async fn accept(listener: AsyncFd<Listener>, app: u16, apps: Arc<[Arc<dyn App>]>, connections: Connections, worker: Worker) {
+async fn accept(listener: AsyncFd<Listener>, listens_for: u16, apps: Arc<[Arc<dyn App>]>, serving: Serving) {
     loop {
         let accepted = listener.async_io(Interest::READABLE, |listener| sockets::accept(listener)).await;
-        let stream = accepted.and_then(|(fd, peer)| Ok((Stream::new(fd, peer)?, peer)));
-        match (stream, apps.get(usize::from(app))) {
-            (Ok((stream, peer)), Some(app)) => {
-                worker.row().took(1);
-                app.spawn(&connections, stream, peer);
-            }
-            (Ok(_), None) => {}
-            (Err(error), _) => {
+        let served = accepted.and_then(|(fd, peer)| {
+            let app = apps.get(usize::from(listens_for)).ok_or(io::ErrorKind::NotFound)?;
+            app.clone().spawn(Conn { fd, listener: listens_for, peer, read: None }, &serving)
+        });
+        match served {
+            Ok(()) => serving.worker.row().took(1),
+            Err(error) => {
                 tracing::error!(%error, "cannot accept");
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }

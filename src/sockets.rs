@@ -192,6 +192,16 @@ impl Stream {
     }
 }
 
+impl Stream {
+    /// Takes the connection out of the runtime.
+    pub(crate) fn into_fd(self) -> io::Result<OwnedFd> {
+        match self {
+            Self::Tcp(stream) => stream.into_std().map(Into::into),
+            Self::Unix(stream) => stream.into_std().map(Into::into),
+        }
+    }
+}
+
 macro_rules! either {
     ($self:ident, $stream:ident => $call:expr) => {
         match $self.get_mut() {

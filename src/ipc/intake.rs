@@ -7,14 +7,16 @@ use std::{
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6},
     os::fd::{AsFd, OwnedFd},
+    time::Duration,
 };
 
+use bytes::Bytes;
 use rustix::net::sockopt::set_socket_send_buffer_size;
 use tokio::io::{Interest, unix::AsyncFd};
 
 use super::{
     datagram::{self, MAX_FDS, Received},
-    limits,
+    limits, memfd,
 };
 use crate::reactor;
 
@@ -25,8 +27,15 @@ pub(crate) const BATCH: usize = MAX_FDS;
 /// skews under load (4 to 6 datagrams: 904 to 1196 of 992); larger, and a stuck worker holds more (8 KiB: 983 to 1001).
 const WINDOW: usize = 8 * 1024;
 
-/// Room for sixteen heads with IPv6 peers.
-const MAX_DATAGRAM: usize = 1024;
+/// What was read of a connection travels in its datagram up to this size, beyond it in a memfd: a larger datagram would not fit the
+/// window at any time.
+const INLINE: usize = 2 * 1024;
+
+/// The most that can have been read of a connection: hyper's buffer and what is before it.
+const MAX_READ: usize = 1024 * 1024;
+
+/// Room for sixteen heads with IPv6 peers, and for one with what was read of it.
+const MAX_DATAGRAM: usize = INLINE + 1024;
 
 /// A connection on its way from one process to another.
 #[derive(Debug)]
@@ -36,10 +45,22 @@ pub(crate) struct Conn {
     pub(crate) listener: u16,
     /// `None` for a unix socket.
     pub(crate) peer: Option<SocketAddr>,
+    /// What another worker read of its next request, when it let the connection go. `None`: just accepted.
+    pub(crate) read: Option<Bytes>,
 }
 
+const FRESH: u8 = 0;
+const READ_INLINE: u8 = 1;
+const READ_IN_MEMFD: u8 = 2;
+
 impl Conn {
-    fn encode(&self, datagram: &mut Vec<u8>) {
+    /// Whether it may share a datagram with others.
+    fn is_small(&self) -> bool {
+        self.read.as_ref().is_none_or(Bytes::is_empty)
+    }
+
+    /// Appends the head; what was read and is large comes back as a descriptor to be sent after the connection's own.
+    fn encode(&self, datagram: &mut Vec<u8>) -> io::Result<Option<OwnedFd>> {
         datagram.extend_from_slice(&self.listener.to_le_bytes());
         match self.peer {
             None => datagram.push(0),
@@ -55,7 +76,32 @@ impl Conn {
                 datagram.extend_from_slice(&peer.scope_id().to_le_bytes());
             }
         }
+        match &self.read {
+            None => datagram.push(FRESH),
+            Some(read) if read.len() <= INLINE => {
+                datagram.push(READ_INLINE);
+                datagram.extend_from_slice(&(read.len() as u16).to_le_bytes());
+                datagram.extend_from_slice(read);
+            }
+            Some(read) => {
+                datagram.push(READ_IN_MEMFD);
+                return memfd::seal(read).map(Some);
+            }
+        }
+        Ok(None)
     }
+}
+
+/// Encodes and sends connections in one datagram, all or none of them.
+fn send(socket: impl AsFd, conns: &[Conn]) -> io::Result<()> {
+    let mut bytes = Vec::with_capacity(conns.len() * 16);
+    let mut memfd = None;
+    for conn in conns {
+        // Only a connection that travels alone has one.
+        memfd = conn.encode(&mut bytes)?;
+    }
+    let fds: Vec<_> = conns.iter().map(|conn| conn.fd.as_fd()).chain(memfd.as_ref().map(AsFd::as_fd)).collect();
+    datagram::send(socket, &bytes, &fds)
 }
 
 /// The connections of one datagram, and how many of it were lost because this process was out of descriptors.
@@ -65,28 +111,60 @@ pub(crate) struct Batch {
     pub(crate) lost: usize,
 }
 
+/// A head as decoded, before it meets its descriptors.
+struct Head {
+    listener: u16,
+    peer: Option<SocketAddr>,
+    read: Option<Bytes>,
+    in_memfd: bool,
+}
+
+fn decode_head(bytes: &mut &[u8]) -> Option<Head> {
+    let listener = u16::from_le_bytes(array(bytes)?);
+    let peer = match array::<1>(bytes)? {
+        [0] => None,
+        [4] => Some(SocketAddr::from((Ipv4Addr::from(array::<4>(bytes)?), u16::from_le_bytes(array(bytes)?)))),
+        [6] => {
+            let ip = Ipv6Addr::from(array::<16>(bytes)?);
+            let port = u16::from_le_bytes(array(bytes)?);
+            Some(SocketAddrV6::new(ip, port, 0, u32::from_le_bytes(array(bytes)?)).into())
+        }
+        _ => return None,
+    };
+    let [kind] = array(bytes)?;
+    let read = match kind {
+        FRESH | READ_IN_MEMFD => None,
+        READ_INLINE => {
+            let length = usize::from(u16::from_le_bytes(array(bytes)?));
+            Some(Bytes::copy_from_slice(bytes.split_off(..length)?))
+        }
+        _ => return None,
+    };
+    Some(Head { listener, peer, read, in_memfd: kind == READ_IN_MEMFD })
+}
+
 fn decode(mut bytes: &[u8], received: Received) -> Option<Batch> {
     let mut heads = Vec::with_capacity(received.fds.len());
     while !bytes.is_empty() {
-        let listener = u16::from_le_bytes(array(&mut bytes)?);
-        let peer = match array::<1>(&mut bytes)? {
-            [0] => None,
-            [4] => Some(SocketAddr::from((Ipv4Addr::from(array::<4>(&mut bytes)?), u16::from_le_bytes(array(&mut bytes)?)))),
-            [6] => {
-                let ip = Ipv6Addr::from(array::<16>(&mut bytes)?);
-                let port = u16::from_le_bytes(array(&mut bytes)?);
-                Some(SocketAddrV6::new(ip, port, 0, u32::from_le_bytes(array(&mut bytes)?)).into())
-            }
-            _ => return None,
-        };
-        heads.push((listener, peer));
+        heads.push(decode_head(&mut bytes)?);
     }
-    let lost = heads.len().saturating_sub(received.fds.len());
-    if heads.len() < received.fds.len() || (lost > 0) != received.truncated {
+    let memfds = heads.iter().filter(|head| head.in_memfd).count();
+    let missing = (heads.len() + memfds).saturating_sub(received.fds.len());
+    if heads.len() + memfds < received.fds.len() || (missing > 0) != received.truncated || (memfds > 0 && heads.len() > 1) {
         return None;
     }
-    let conns = heads.into_iter().zip(received.fds).map(|((listener, peer), fd)| Conn { fd, listener, peer }).collect();
-    Some(Batch { conns, lost })
+    if memfds > 0 && missing > 0 {
+        // Without what was read of it a connection cannot go on.
+        return Some(Batch { conns: Vec::new(), lost: heads.len() });
+    }
+    let mut fds = received.fds.into_iter();
+    let mut conns = Vec::with_capacity(heads.len());
+    for Head { listener, peer, read, in_memfd } in heads {
+        let Some(fd) = fds.next() else { break };
+        let read = if in_memfd { Some(memfd::open(fds.next()?, MAX_READ).ok()?) } else { read };
+        conns.push(Conn { fd, listener, peer, read });
+    }
+    Some(Batch { conns, lost: missing })
 }
 
 fn array<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
@@ -136,12 +214,10 @@ impl IntakeSender {
         &self.worker_end
     }
 
-    /// Hands connections over, all or none of them. The caller drops them once they are sent.
+    /// Hands connections over, all or none of them. The caller drops them once they are sent. One that was read from travels alone:
+    /// see [`fits`].
     pub(crate) fn send(&self, conns: &[Conn]) -> Handed {
-        let mut bytes = Vec::with_capacity(conns.len() * 16);
-        conns.iter().for_each(|conn| conn.encode(&mut bytes));
-        let fds: Vec<_> = conns.iter().map(|conn| conn.fd.as_fd()).collect();
-        match datagram::send(&self.socket, &bytes, &fds) {
+        match send(&self.socket, conns) {
             Ok(()) => Handed::Sent,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Handed::Full,
             Err(error) if error.raw_os_error() == Some(nix::errno::Errno::ETOOMANYREFS as i32) => Handed::TooManyInFlight,
@@ -157,6 +233,11 @@ impl IntakeSender {
         }
     }
 
+    /// The way back; once, for the task that reads it.
+    pub(crate) fn handbacks(&self) -> io::Result<Handbacks> {
+        Ok(Handbacks { socket: reactor::watch(self.socket.try_clone()?, Interest::READABLE)? })
+    }
+
     /// Takes back the next datagram the worker has not read.
     pub(crate) fn take_back(&self) -> Option<Batch> {
         receive(&self.worker_end).ok().flatten()
@@ -169,6 +250,29 @@ impl IntakeSender {
     }
 }
 
+/// Whether a connection may go into the same datagram as those in `batch`.
+pub(crate) fn fits(batch: &[Conn], conn: &Conn) -> bool {
+    batch.is_empty() || (batch.len() < BATCH && conn.is_small() && batch[0].is_small())
+}
+
+/// What a worker gives back, as the primary reads it.
+#[derive(Debug)]
+pub(crate) struct Handbacks {
+    socket: AsyncFd<OwnedFd>,
+}
+
+impl Handbacks {
+    /// The next connections that come back. The intake has no end on this side: its reader is stopped when the worker has ended.
+    pub(crate) async fn receive(&self) -> io::Result<Batch> {
+        self.socket.async_io(Interest::READABLE, |socket| receive(socket)).await.map(Option::unwrap_or_default)
+    }
+
+    /// What has come and was not read, once the worker has ended.
+    pub(crate) fn rest(&self) -> Option<Batch> {
+        receive(&self.socket).ok().flatten()
+    }
+}
+
 /// The worker's side.
 #[derive(Debug)]
 pub(crate) struct IntakeReceiver {
@@ -177,14 +281,38 @@ pub(crate) struct IntakeReceiver {
 
 impl IntakeReceiver {
     pub(crate) fn new(socket: OwnedFd) -> io::Result<Self> {
-        Ok(Self { socket: reactor::watch(socket, Interest::READABLE)? })
+        Ok(Self { socket: reactor::watch(socket, Interest::READABLE | Interest::WRITABLE)? })
     }
 
     /// The next connections; `None` when the intake is finished. Cancel safe.
     pub(crate) async fn receive(&self) -> io::Result<Option<Batch>> {
         self.socket.async_io(Interest::READABLE, |socket| receive(socket)).await
     }
+
+    /// Gives a connection back to the primary, which has another worker go on with it.
+    ///
+    /// # Errors
+    ///
+    /// With the connection, which nobody takes: the primary is gone.
+    pub(crate) async fn give_back(&self, conn: Conn) -> Result<(), Conn> {
+        let sent = self.socket.async_io(Interest::WRITABLE, |socket| match send(socket, std::slice::from_ref(&conn)) {
+            // Too many descriptors in flight: the socket is writable all the same. See `Handed::TooManyInFlight`.
+            Err(error) if error.raw_os_error() == Some(nix::errno::Errno::ETOOMANYREFS as i32) => Ok(false),
+            sent => sent.map(|()| true),
+        });
+        match sent.await {
+            Ok(true) => Ok(()),
+            Ok(false) => {
+                tokio::time::sleep(CROWDED).await;
+                Box::pin(self.give_back(conn)).await
+            }
+            Err(_) => Err(conn),
+        }
+    }
 }
+
+/// How long to leave the budget of descriptors in flight alone when it is used up.
+pub(crate) const CROWDED: Duration = Duration::from_millis(5);
 
 #[cfg(test)]
 mod tests {
@@ -192,7 +320,7 @@ mod tests {
 
     fn conn(peer: Option<&str>) -> Conn {
         let (fd, _) = datagram::pair().unwrap();
-        Conn { fd, listener: 7, peer: peer.map(|peer| peer.parse().unwrap()) }
+        Conn { fd, listener: 7, peer: peer.map(|peer| peer.parse().unwrap()), read: None }
     }
 
     #[tokio::test]
@@ -231,6 +359,26 @@ mod tests {
         let conns: Vec<_> = (0..BATCH).map(|_| conn(Some("[fe80::1%3]:443"))).collect();
         assert!(matches!(sender.send(&conns), Handed::Sent));
         assert_eq!(sender.take_back().unwrap().conns.len(), BATCH);
+    }
+
+    #[tokio::test]
+    async fn a_connection_comes_back_with_what_was_read_of_it() {
+        let sender = IntakeSender::new().unwrap();
+        let handbacks = sender.handbacks().unwrap();
+        let receiver = IntakeReceiver::new(sender.worker_end().try_clone().unwrap()).unwrap();
+        sender.finish();
+        assert!(receiver.receive().await.unwrap().is_none(), "the way there is closed, the way back is not");
+        for size in [0, 1, INLINE, INLINE + 1, 408 * 1024] {
+            let read = Bytes::from(vec![b'x'; size]);
+            receiver.give_back(Conn { read: Some(read.clone()), ..conn(Some("127.0.0.1:80")) }).await.unwrap();
+            let back = handbacks.receive().await.unwrap().conns.remove(0);
+            assert_eq!(back.read, Some(read));
+            let next = IntakeSender::new().unwrap();
+            assert!(matches!(next.send(&[back]), Handed::Sent), "{size}");
+            assert_eq!(next.take_back().unwrap().conns[0].read.as_ref().unwrap().len(), size);
+        }
+        drop((sender, handbacks));
+        assert!(receiver.give_back(conn(None)).await.is_err());
     }
 
     #[tokio::test]

@@ -3,7 +3,10 @@
 //! A receiver at its limit gets part of a datagram's descriptors; the kernel closes the rest without a word. So a process keeps its
 //! soft limit a little below the hard one and lifts it while it receives.
 
-use std::sync::OnceLock;
+use std::{
+    os::fd::{AsRawFd, OwnedFd},
+    sync::OnceLock,
+};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -39,7 +42,12 @@ pub(crate) fn raise() {
     limits();
 }
 
-/// The number at which descriptors count as used up; a received one at or above it means: take no more for now.
+/// Whether a received descriptor shows that they are used up: take no more for now.
+pub(crate) fn is_full(received: &OwnedFd) -> bool {
+    u64::try_from(received.as_raw_fd()).is_ok_and(|fd| fd >= ordinary())
+}
+
+/// The number at which descriptors count as used up.
 pub(crate) fn ordinary() -> u64 {
     limits().map_or_else(|| getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX), |limits| limits.ordinary)
 }

@@ -4,4 +4,5 @@ pub(crate) mod channel;
 mod datagram;
 pub(crate) mod intake;
 pub(crate) mod limits;
+mod memfd;
 pub(crate) mod outbox;

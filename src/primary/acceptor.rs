@@ -72,7 +72,7 @@ impl Acceptor {
         let mut outcome = Accepted::Some;
         for _ in 0..ACCEPT_BATCH {
             match sockets::accept(&self.listener) {
-                Ok((fd, peer)) => dispatch.place(Conn { fd, listener: self.app, peer }),
+                Ok((fd, peer)) => dispatch.place(Conn { fd, listener: self.app, peer, read: None }),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     outcome = Accepted::All;
                     break;

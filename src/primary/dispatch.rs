@@ -13,13 +13,14 @@ use std::{
 
 use tokio::sync::Notify;
 
+use super::choice::Choice;
 use crate::{
-    id::WorkerId,
+    id::{Generation, WorkerId},
     ipc::{
-        intake::{BATCH, Conn, Handed, IntakeSender},
+        intake::{self, BATCH, Batch, CROWDED, Conn, Handed, IntakeSender},
         limits,
     },
-    scheduler::Scheduler,
+    settings::Scheduling,
     scoreboard::Row,
 };
 
@@ -29,8 +30,10 @@ const STUCK: Duration = Duration::from_millis(100);
 /// The intakes of all workers, and the choice among them.
 #[derive(Debug)]
 pub(super) struct Dispatch {
-    scheduler: Scheduler,
+    choice: Choice,
     intakes: BTreeMap<WorkerId, Intake>,
+    /// Given back by workers that leave; placed first, and only on workers that stay.
+    returned: VecDeque<Conn>,
     /// Accepted or rescued, and no worker has room. Placed before anything new is accepted.
     waiting: VecDeque<Conn>,
     /// Workers whose batch in hand is to be sent.
@@ -75,13 +78,11 @@ impl Intake {
 /// A quarter of the limit of descriptors may be in flight; the kernel's own budget is per user, and other programs use it too.
 const CROWD_DIVISOR: u64 = 4;
 
-/// How long to leave a refused budget alone.
-const CROWDED: Duration = Duration::from_millis(5);
-
 impl Dispatch {
-    pub(super) fn new(scheduler: Scheduler, syncs_loads: bool) -> Self {
+    pub(super) fn new(scheduling: Scheduling) -> Self {
         Self {
-            scheduler,
+            choice: Choice::new(scheduling),
+            returned: VecDeque::new(),
             intakes: BTreeMap::new(),
             waiting: VecDeque::new(),
             dirty: Vec::new(),
@@ -90,13 +91,13 @@ impl Dispatch {
             filled: Vec::new(),
             news: Rc::default(),
             trouble: Rc::default(),
-            syncs_loads,
+            syncs_loads: scheduling == Scheduling::LeastConnections,
         }
     }
 
     /// Takes a worker into the choice.
-    pub(super) fn add(&mut self, id: WorkerId, sender: Rc<IntakeSender>, row: Arc<Row>) {
-        let (taken, closed, heartbeat) = (row.taken(), row.connections_closed(), row.heartbeat());
+    pub(super) fn add(&mut self, id: WorkerId, generation: Generation, sender: Rc<IntakeSender>, row: Arc<Row>) {
+        let (taken, closed, heartbeat) = (row.taken(), row.done_with(), row.heartbeat());
         let intake = Intake {
             sender,
             row,
@@ -111,33 +112,32 @@ impl Dispatch {
             retired: false,
         };
         self.intakes.insert(id, intake);
-        self.scheduler.add(id);
+        self.choice.add(id, generation);
         self.place_waiting();
     }
 
-    /// Takes a worker out of the choice and ends its intake after what is queued there.
+    /// Takes a worker out of the choice. Its intake can be ended from here on: nothing more will be sent.
     pub(super) fn retire(&mut self, id: WorkerId) {
         self.flush();
-        self.scheduler.remove(id);
+        self.choice.remove(id);
         if let Some(intake) = self.intakes.get_mut(&id) {
             intake.retired = true;
-            intake.sender.finish();
         }
     }
 
     /// Forgets a worker whose process has ended and places what it had not taken. Returns how many connections it held.
     pub(super) fn remove(&mut self, id: WorkerId) -> u64 {
-        self.scheduler.remove(id);
+        self.choice.remove(id);
         let Some(mut intake) = self.intakes.remove(&id) else { return 0 };
         take_back(&mut intake, &mut self.waiting);
         self.waiting.extend(intake.batch);
         self.place_waiting();
-        intake.sent.saturating_sub(intake.back).saturating_sub(intake.row.connections_closed())
+        intake.sent.saturating_sub(intake.back).saturating_sub(intake.row.done_with())
     }
 
     /// Whether accepting makes sense: somebody has room and nothing waits already.
     pub(super) fn has_room(&self) -> bool {
-        self.waiting.is_empty() && self.crowded.is_none() && self.scheduler.has_room()
+        self.returned.is_empty() && self.waiting.is_empty() && self.crowded.is_none() && self.choice.has_room()
     }
 
     /// Told whenever [`has_room`](Self::has_room) may have changed.
@@ -145,28 +145,44 @@ impl Dispatch {
         self.news.clone()
     }
 
+    /// Connections that no worker has.
     pub(super) fn waiting(&self) -> usize {
-        self.waiting.len()
+        self.returned.len() + self.waiting.len()
+    }
+
+    /// Takes connections that a worker gives back, and places them before anything else.
+    pub(super) fn take_returned(&mut self, batch: Batch) {
+        if batch.lost > 0 {
+            tracing::error!(connections = batch.lost, "lost on their way back: the primary is out of descriptors");
+        }
+        self.returned.extend(batch.conns);
+        self.place_waiting();
     }
 
     /// Gives a connection to a worker's batch, or keeps it waiting. [`flush`](Self::flush) sends the batches.
     pub(super) fn place(&mut self, conn: Conn) {
-        if self.crowded.is_some() {
-            self.waiting.push_back(conn);
-            return;
-        }
-        let Some(id) = self.scheduler.pick(conn.peer.map(|peer| peer.ip())) else {
-            self.waiting.push_back(conn);
+        let peer = conn.peer.map(|peer| peer.ip());
+        let came_back = conn.read.is_some();
+        let picked = match self.crowded {
+            Some(_) => None,
+            None if came_back => self.choice.pick_newest(peer),
+            None => self.choice.pick(peer),
+        };
+        let Some(id) = picked else {
+            if came_back { &mut self.returned } else { &mut self.waiting }.push_back(conn);
             return;
         };
+        if self.intakes.get(&id).is_some_and(|intake| !intake::fits(&intake.batch, &conn)) {
+            self.send(id);
+        }
         let Some(intake) = self.intakes.get_mut(&id) else {
-            self.scheduler.remove(id);
+            self.choice.remove(id);
             return self.place(conn);
         };
         intake.batch.push(conn);
         match intake.batch.len() {
             1 => self.dirty.push(id),
-            BATCH => self.send(id),
+            n if n >= BATCH => self.send(id),
             _ => {}
         }
     }
@@ -197,17 +213,17 @@ impl Dispatch {
             }
             Handed::Full => {
                 self.filled.push((id, intake.sender.clone()));
-                self.scheduler.block(id);
+                self.choice.block(id);
                 self.trouble.notify_one();
             }
             Handed::TooManyInFlight => return self.crowd(id),
             Handed::Gone(error) => {
                 tracing::warn!(worker = %id, %error, "an intake is gone before its worker");
-                self.scheduler.remove(id);
+                self.choice.remove(id);
             }
         }
         let batch = std::mem::take(&mut intake.batch);
-        self.scheduler.released(id, n);
+        self.choice.released(id, n);
         batch.into_iter().for_each(|conn| self.place(conn));
     }
 
@@ -226,8 +242,10 @@ impl Dispatch {
         self.crowded = Some(Instant::now() + CROWDED);
         if let Some(intake) = self.intakes.get_mut(&id) {
             let batch = std::mem::take(&mut intake.batch);
-            self.scheduler.released(id, batch.len() as u64);
-            batch.into_iter().rev().for_each(|conn| self.waiting.push_front(conn));
+            self.choice.released(id, batch.len() as u64);
+            for conn in batch.into_iter().rev() {
+                if conn.read.is_some() { &mut self.returned } else { &mut self.waiting }.push_front(conn);
+            }
         }
         self.trouble.notify_one();
     }
@@ -240,7 +258,7 @@ impl Dispatch {
     /// A window that was full has room.
     pub(super) fn opened(&mut self, id: WorkerId) {
         if self.intakes.get(&id).is_some_and(|intake| !intake.rescued && !intake.retired) {
-            self.scheduler.unblock(id);
+            self.choice.unblock(id);
         }
         self.place_waiting();
     }
@@ -250,8 +268,16 @@ impl Dispatch {
         if self.crowded.is_some_and(|until| Instant::now() >= until) {
             self.crowded = None;
         }
+        for _ in 0..self.returned.len() {
+            if self.crowded.is_some() || !self.choice.newest_has_room() {
+                break;
+            }
+            if let Some(conn) = self.returned.pop_front() {
+                self.place(conn);
+            }
+        }
         for _ in 0..self.waiting.len() {
-            if self.crowded.is_some() || !self.scheduler.has_room() {
+            if self.crowded.is_some() || !self.choice.has_room() {
                 break;
             }
             if let Some(conn) = self.waiting.pop_front() {
@@ -270,8 +296,8 @@ impl Dispatch {
             return;
         }
         for (&id, intake) in &mut self.intakes {
-            let closed = intake.row.connections_closed();
-            self.scheduler.released(id, closed.saturating_sub(intake.closed));
+            let closed = intake.row.done_with();
+            self.choice.released(id, closed.saturating_sub(intake.closed));
             intake.closed = closed;
         }
     }
@@ -286,7 +312,7 @@ impl Dispatch {
                 tracing::info!(worker = %id, "takes connections again");
                 intake.rescued = false;
                 if !intake.retired {
-                    self.scheduler.unblock(id);
+                    self.choice.unblock(id);
                 }
             }
             intake.taken = taken;
@@ -305,11 +331,11 @@ impl Dispatch {
 
     /// Takes back what a stuck worker has not read, if somebody else can have it.
     fn rescue(&mut self, id: WorkerId) {
-        let was_blocked = self.scheduler.is_blocked(id);
-        self.scheduler.block(id);
-        if !self.scheduler.has_room() {
+        let was_blocked = self.choice.is_blocked(id);
+        self.choice.block(id);
+        if !self.choice.has_room() {
             if !was_blocked {
-                self.scheduler.unblock(id);
+                self.choice.unblock(id);
             }
             return;
         }
@@ -319,7 +345,7 @@ impl Dispatch {
         intake.idle_since = None;
         intake.rescued = true;
         let back = intake.back - before;
-        self.scheduler.released(id, back);
+        self.choice.released(id, back);
         tracing::warn!(worker = %id, connections = back, "takes nothing: its connections go to other workers");
     }
 }

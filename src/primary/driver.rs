@@ -12,7 +12,7 @@ use std::{
 use rustix::process::Signal;
 use tokio::{
     sync::mpsc,
-    task::{JoinHandle, spawn_local},
+    task::{AbortHandle, JoinHandle, spawn_local},
 };
 
 use super::{
@@ -32,13 +32,12 @@ use crate::{
     id::{Generation, Slot, WorkerId},
     ipc::{
         channel::{self, Channel},
-        intake::IntakeSender,
+        intake::{CROWDED, Handbacks, IntakeSender},
         limits,
         outbox::Outbox,
     },
-    scheduler::Scheduler,
     scoreboard::Row,
-    settings::{Scheduling, Settings},
+    settings::Settings,
     signals::{Order, PrimarySignals},
     sockets::Listener,
     supervisor::{Action, Input, Note, Policy, Supervisor},
@@ -75,6 +74,8 @@ struct Child {
     handle: WorkerHandle,
     process: Rc<Process>,
     intake: Rc<IntakeSender>,
+    handbacks: Rc<Handbacks>,
+    reading: AbortHandle,
     heartbeat: u64,
     served: bool,
     boot_timeout: bool,
@@ -118,8 +119,7 @@ pub(crate) async fn run(setup: Setup) -> Result<()> {
         jitter: u64::from(std::process::id()),
         ..Policy::default()
     };
-    let scheduling = setup.settings.scheduling;
-    let dispatch = Dispatch::new(Scheduler::new(scheduling), scheduling == Scheduling::LeastConnections);
+    let dispatch = Dispatch::new(setup.settings.scheduling);
     let mut driver = Driver {
         settings: setup.settings,
         image: setup.image,
@@ -160,6 +160,31 @@ async fn until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
         None => std::future::pending().await,
+    }
+}
+
+/// Reads what a worker gives back, always: a worker that leaves waits for it, and it for nobody.
+async fn read_handbacks(handbacks: Rc<Handbacks>, dispatch: Rc<RefCell<Dispatch>>, process: Rc<Process>) {
+    loop {
+        match handbacks.receive().await {
+            Ok(batch) => {
+                let full = batch.conns.iter().any(|conn| limits::is_full(&conn.fd));
+                dispatch.borrow_mut().take_returned(batch);
+                while full && dispatch.borrow().waiting() > 0 {
+                    tokio::time::sleep(CROWDED).await;
+                }
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
+                tracing::error!(pid = process.pid(), %error, "a worker gave back what is no connection: it is replaced");
+                return process.signal(Signal::KILL);
+            }
+            // A peer that closed with something unread: not the end of what it said.
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => {}
+            Err(error) => {
+                tracing::error!(pid = process.pid(), %error, "cannot read what a worker gives back");
+                return;
+            }
+        }
     }
 }
 
@@ -210,6 +235,7 @@ impl Driver {
         let (ours, theirs) = channel::pair().map_err(failed)?;
         let channel = Rc::new(Channel::new(ours).map_err(failed)?);
         let intake = Rc::new(IntakeSender::new().map_err(failed)?);
+        let handbacks = Rc::new(intake.handbacks().map_err(failed)?);
         let (row, page) = Row::create().map_err(failed)?;
         let process = Rc::new(Process::spawn(&self.image, &self.origin, id, slot, theirs)?);
         let outbox = Arc::new(Outbox::default());
@@ -221,6 +247,8 @@ impl Driver {
             handle: handle.clone(),
             process: process.clone(),
             intake: intake.clone(),
+            reading: spawn_local(read_handbacks(handbacks.clone(), self.dispatch.clone(), process.clone())).abort_handle(),
+            handbacks,
             heartbeat: 0,
             served: false,
             boot_timeout: false,
@@ -236,7 +264,8 @@ impl Driver {
         if let Some(child) = self.children.get(&id) {
             child.handle.retire();
             self.dispatch.borrow_mut().retire(id);
-            // One that never came to listen is not in the dispatch: its intake ends all the same.
+            // Its connections move to the others, unless the whole cluster ends. The order stands before the intake ends.
+            child.handle.row().order_to_leave(self.closing.is_none());
             child.intake.finish();
         }
     }
@@ -304,7 +333,7 @@ impl Driver {
             tracing::info!(worker = %id, slot = %child.handle.slot(), pid = child.handle.pid(), "worker listening");
             child.served = true;
             if !child.handle.is_retired() {
-                self.dispatch.borrow_mut().add(id, child.intake.clone(), child.handle.row().clone());
+                self.dispatch.borrow_mut().add(id, child.handle.generation(), child.intake.clone(), child.handle.row().clone());
             }
         }
     }
@@ -312,7 +341,14 @@ impl Driver {
     fn exited(&mut self, id: WorkerId, status: ExitStatus) {
         let Some(child) = self.children.remove(&id) else { return };
         let handle = child.handle;
-        let open_connections = self.dispatch.borrow_mut().remove(id);
+        child.reading.abort();
+        let open_connections = {
+            let mut dispatch = self.dispatch.borrow_mut();
+            while let Some(batch) = child.handbacks.rest() {
+                dispatch.take_returned(batch);
+            }
+            dispatch.remove(id)
+        };
         let exit = Exit { status, in_flight: handle.row().read().in_flight, open_connections, after_disconnect: handle.is_retired() };
         handle.died();
         self.shared.died(&handle);
@@ -384,6 +420,8 @@ impl Driver {
             acceptor.accept_rest(&self.dispatch);
         }
         self.closing = Some(Closing { since: Instant::now(), told: false });
+        // Those that leave already find nobody any more who takes their connections.
+        self.children.values().filter(|child| child.handle.is_retired()).for_each(|child| child.handle.row().order_to_leave(false));
         self.close_listeners();
         self.close_further();
     }

@@ -1,6 +1,7 @@
 //! The primary: owns the listening sockets, starts and watches workers, hands connections to them.
 
 mod acceptor;
+mod choice;
 mod dispatch;
 mod driver;
 mod handle;

@@ -4,7 +4,10 @@ use std::{
     fmt, io,
     ops::AddAssign,
     os::fd::{BorrowedFd, OwnedFd},
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    sync::atomic::{
+        AtomicU64,
+        Ordering::{Acquire, Relaxed, Release},
+    },
     time::Duration,
 };
 
@@ -12,6 +15,9 @@ use super::mapping::Mapping;
 
 /// Upper bounds of the latency buckets in milliseconds: OpenTelemetry's for `http.server.request.duration`. One more bucket takes the rest.
 pub(crate) const LATENCY_BOUNDS_MS: [u64; 14] = [5, 10, 25, 50, 75, 100, 250, 500, 750, 1000, 2500, 5000, 7500, 10_000];
+
+const RELEASE: u64 = 1;
+const CLOSE: u64 = 2;
 
 const BUCKETS: usize = LATENCY_BOUNDS_MS.len() + 1;
 
@@ -23,6 +29,7 @@ pub(super) struct Counters {
     requests: Requests,
     latency: Latency,
     life: Life,
+    orders: Orders,
 }
 
 #[repr(C, align(64))]
@@ -30,6 +37,7 @@ pub(super) struct Counters {
 struct Connections {
     taken: AtomicU64,
     closed: AtomicU64,
+    given_back: AtomicU64,
     lost: AtomicU64,
 }
 
@@ -52,6 +60,13 @@ struct Latency {
 #[derive(Debug)]
 struct Life {
     heartbeat: AtomicU64,
+}
+
+/// Written by the primary only.
+#[repr(C, align(64))]
+#[derive(Debug)]
+struct Orders {
+    leave: AtomicU64,
 }
 
 /// One worker's page, mapped. Writes are relaxed atomic adds: no system call, no lock.
@@ -78,6 +93,11 @@ impl Row {
     /// A connection that was taken is closed; called after its descriptor is.
     pub(crate) fn closed(&self) {
         self.page.connections.closed.fetch_add(1, Relaxed);
+    }
+
+    /// A connection was given back to the primary.
+    pub(crate) fn gave_back(&self) {
+        self.page.connections.given_back.fetch_add(1, Relaxed);
     }
 
     /// A datagram of the intake lost `n` connections on its way: the kernel had no descriptors left for them.
@@ -114,6 +134,17 @@ impl Row {
         self.page.life.heartbeat.fetch_add(1, Relaxed);
     }
 
+    /// How a worker whose intake ends is to leave. Written before the intake is ended, so that it is there when the end is seen, and
+    /// again when a release that has begun turns into an end of the whole cluster.
+    pub(crate) fn order_to_leave(&self, release: bool) {
+        self.page.orders.leave.store(if release { RELEASE } else { CLOSE }, Release);
+    }
+
+    /// Whether connections are to be given back; otherwise, and when the primary has gone without a word, nobody takes them.
+    pub(crate) fn is_to_release(&self) -> bool {
+        self.page.orders.leave.load(Acquire) == RELEASE
+    }
+
     pub(crate) fn heartbeat(&self) -> u64 {
         self.page.life.heartbeat.load(Relaxed)
     }
@@ -122,8 +153,9 @@ impl Row {
         self.page.connections.taken.load(Relaxed)
     }
 
-    pub(crate) fn connections_closed(&self) -> u64 {
-        self.page.connections.closed.load(Relaxed)
+    /// Connections that the worker does not hold any more, closed or given back.
+    pub(crate) fn done_with(&self) -> u64 {
+        self.page.connections.closed.load(Relaxed).wrapping_add(self.page.connections.given_back.load(Relaxed))
     }
 
     pub(crate) fn read(&self) -> Numbers {

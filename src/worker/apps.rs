@@ -1,17 +1,26 @@
 //! What a worker serves: for each listener of the cluster an app, its type hidden.
 
-use std::{fmt, future::Future, marker::PhantomData, net::SocketAddr, pin::Pin, sync::Arc};
+use std::{convert::Infallible, fmt, future::Future, io, marker::PhantomData, net::SocketAddr, pin::Pin, sync::Arc};
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
 
 use super::Worker;
 use crate::{
     error::Result,
-    http::{Connections, Content, Serves, Start},
+    http::{Connections, Content, End, Serves, Start},
+    ipc::intake::{Conn, IntakeReceiver},
     sockets::Stream,
 };
 
 /// Serves connections, each as a task of its own.
 pub(crate) trait App: Send + Sync {
-    fn spawn(&self, connections: &Connections, stream: Stream, peer: Option<SocketAddr>);
+    /// Serves one connection until it is closed or another worker has it.
+    ///
+    /// # Errors
+    ///
+    /// When the runtime cannot watch the connection.
+    fn spawn(self: Arc<Self>, conn: Conn, serving: &Serving) -> io::Result<()>;
 }
 
 /// The app of each listener.
@@ -19,6 +28,17 @@ pub(crate) type Apps = Vec<Arc<dyn App>>;
 
 /// Builds the apps, in a worker only.
 pub(crate) type AppSource = Box<dyn FnOnce(Worker) -> Pin<Box<dyn Future<Output = Result<Apps>> + Send>> + Send>;
+
+/// What the tasks of all connections share.
+#[derive(Clone, Debug)]
+pub(crate) struct Serving {
+    pub(crate) connections: Connections,
+    pub(crate) worker: Worker,
+    /// The way back; none where there is one process only.
+    pub(crate) intake: Option<Arc<IntakeReceiver>>,
+    /// Dropped by the last task: until then a connection may be on its way back, neither open here nor given to anybody.
+    pub(crate) done: mpsc::Sender<Infallible>,
+}
 
 /// An app from a closure that makes the service for a connection.
 pub(crate) fn app<F, S, B>(service_for: F) -> Arc<dyn App>
@@ -37,14 +57,54 @@ struct PerConnection<F, B> {
 
 impl<F, S, B> App for PerConnection<F, B>
 where
+    F: Fn(Option<SocketAddr>) -> S + Send + Sync + 'static,
+    S: Serves<B>,
+    B: Content,
+{
+    fn spawn(self: Arc<Self>, conn: Conn, serving: &Serving) -> io::Result<()> {
+        let Conn { fd, listener, peer, read } = conn;
+        let stream = Stream::new(fd, peer)?;
+        let start = read.map_or(Start::Fresh, Start::Moved);
+        let serve = serving.connections.serve(stream, start, (self.service_for)(peer));
+        let serving = serving.clone();
+        drop(tokio::spawn(async move {
+            if let End::Released(stream, read) = serve.await {
+                // Rare, and large: not a part of every connection's task.
+                Box::pin(self.let_go(stream, read, listener, peer, serving)).await;
+            }
+        }));
+        Ok(())
+    }
+}
+
+impl<F, S, B> PerConnection<F, B>
+where
     F: Fn(Option<SocketAddr>) -> S + Send + Sync,
     S: Serves<B>,
     B: Content,
 {
-    fn spawn(&self, connections: &Connections, stream: Stream, peer: Option<SocketAddr>) {
-        // A clone of the service for the case that the connection is let go and has to be taken up again is made only then.
-        let service = (self.service_for)(peer);
-        drop(tokio::spawn(connections.serve(stream, Start::Fresh, service)));
+    /// Gives a connection that was let go back to the primary, or goes on with it where nobody takes it.
+    async fn let_go(self: Arc<Self>, stream: Stream, read: Bytes, listener: u16, peer: Option<SocketAddr>, serving: Serving) {
+        let Serving { connections, worker, intake, done: _done } = serving;
+        let kept = match (stream.into_fd(), intake) {
+            (Ok(fd), Some(intake)) => intake.give_back(Conn { fd, listener, peer, read: Some(read) }).await,
+            (Ok(fd), None) => Err(Conn { fd, listener, peer, read: Some(read) }),
+            (Err(error), _) => {
+                tracing::error!(%error, "a connection could not be taken out of the runtime");
+                worker.row().closed();
+                return;
+            }
+        };
+        match kept {
+            Ok(()) => worker.row().gave_back(),
+            Err(conn) => match Stream::new(conn.fd, peer) {
+                Ok(stream) => {
+                    let start = Start::Stays(conn.read.unwrap_or_default());
+                    connections.serve(stream, start, (self.service_for)(peer)).await;
+                }
+                Err(_) => worker.row().closed(),
+            },
+        }
     }
 }
 

@@ -17,7 +17,7 @@ use serde::Serialize;
 use tokio::sync::watch as value;
 
 pub use hub::Messages;
-pub(crate) use apps::{App, AppSource, app};
+pub(crate) use apps::{App, AppSource, Serving, app};
 pub(crate) use hub::Hub;
 pub(crate) use run::{Joined, timeouts};
 

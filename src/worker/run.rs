@@ -1,14 +1,16 @@
 //! The life of a worker process, from its welcome to its end.
 
 use std::{
-    os::fd::{AsFd, AsRawFd, OwnedFd},
+    convert::Infallible,
+    io,
+    os::fd::{AsFd, OwnedFd},
     sync::Arc,
     time::Duration,
 };
 
-use tokio::task::AbortHandle;
+use tokio::{sync::mpsc, task::AbortHandle};
 
-use super::{App, AppSource, Hub, Parts, Worker, watch::Watch};
+use super::{App, AppSource, Hub, Parts, Serving, Worker, watch::Watch};
 use crate::{
     birth::{Born, Welcome},
     error::{Error, Result},
@@ -24,8 +26,10 @@ use crate::{
     scoreboard::Row,
     settings::Settings,
     signals::WorkerSignals,
-    sockets::Stream,
 };
+
+/// How often a worker that gives its connections back looks whether they are still wanted.
+const SECOND_LOOK: Duration = Duration::from_millis(100);
 
 /// How often a worker shows that its runtime turns.
 const HEARTBEAT: Duration = Duration::from_secs(1);
@@ -41,7 +45,7 @@ const FULL_PAUSE: Duration = Duration::from_millis(10);
 pub(crate) struct Joined {
     worker: Worker,
     settings: Settings,
-    intake: IntakeReceiver,
+    intake: Arc<IntakeReceiver>,
     connections: Connections,
     watch: Watch,
     _tasks: Tasks,
@@ -58,7 +62,7 @@ impl Joined {
         let (welcome, intake, page) = be_welcomed(&channel).await?;
         let settings = welcome.settings;
         let row = Row::open(page.as_fd()).map_err(system("map the scoreboard"))?;
-        let intake = IntakeReceiver::new(intake).map_err(system("use the intake"))?;
+        let intake = Arc::new(IntakeReceiver::new(intake).map_err(system("use the intake"))?);
         let signals = WorkerSignals::catch().map_err(system("catch signals"))?;
         let watch = Watch::start(watched, settings.drain_deadline, settings.exit_grace).map_err(system("start the watch thread"))?;
         let outbox = Arc::new(Outbox::default());
@@ -97,9 +101,12 @@ impl Joined {
         let served = match source(worker.clone()).await {
             Ok(apps) => {
                 worker.outbox().order(&Frame::Listening);
-                take(intake, &apps, connections, worker, settings).await;
+                let (done, mut all_done) = mpsc::channel(1);
+                let serving = Serving { connections: connections.clone(), worker: worker.clone(), intake: Some(intake.clone()), done };
+                take(intake, &apps, &serving, settings).await;
                 tracing::debug!(worker = %worker.id(), open = connections.open(), "leaving");
-                drain(connections, worker, watch, settings).await;
+                drop(serving);
+                drain(connections, worker, watch, settings, &mut all_done).await;
                 Ok(())
             }
             Err(error) => Err(error),
@@ -137,7 +144,8 @@ async fn be_welcomed(channel: &Channel) -> Result<(Welcome, OwnedFd, OwnedFd)> {
 }
 
 /// Takes connections until the intake is finished: by the primary's order, or by its death.
-async fn take(intake: &IntakeReceiver, apps: &[Arc<dyn App>], connections: &Connections, worker: &Worker, settings: &Settings) {
+async fn take(intake: &IntakeReceiver, apps: &[Arc<dyn App>], serving: &Serving, settings: &Settings) {
+    let Serving { connections, worker, .. } = serving;
     let limit = settings.max_connections.unwrap_or(usize::MAX);
     loop {
         let batch = match intake.receive().await {
@@ -154,9 +162,9 @@ async fn take(intake: &IntakeReceiver, apps: &[Arc<dyn App>], connections: &Conn
             row.lost(batch.lost as u64);
             tracing::error!(worker = %worker.id(), connections = batch.lost, "lost in hand-over: this worker is out of descriptors");
         }
-        let used_up = batch.conns.iter().any(|conn| u64::try_from(conn.fd.as_raw_fd()).is_ok_and(|fd| fd >= limits::ordinary()));
+        let used_up = batch.conns.iter().any(|conn| limits::is_full(&conn.fd));
         for conn in batch.conns {
-            serve(conn, apps, connections, worker);
+            serve(conn, apps, serving);
         }
         // What waits meanwhile stays in the intake, from where the primary takes it to a worker with room.
         if used_up {
@@ -171,32 +179,51 @@ async fn take(intake: &IntakeReceiver, apps: &[Arc<dyn App>], connections: &Conn
     }
 }
 
-fn serve(conn: Conn, apps: &[Arc<dyn App>], connections: &Connections, worker: &Worker) {
-    let app = apps.get(usize::from(conn.listener));
-    match (app, Stream::new(conn.fd, conn.peer)) {
-        (Some(app), Ok(stream)) => app.spawn(connections, stream, conn.peer),
-        (None, _) => {
-            tracing::error!(listener = conn.listener, "a connection for an app that this program does not have");
-            worker.row().closed();
-        }
-        (_, Err(error)) => {
-            tracing::error!(%error, "a connection cannot be watched");
-            worker.row().closed();
-        }
+fn serve(conn: Conn, apps: &[Arc<dyn App>], serving: &Serving) {
+    let served = match apps.get(usize::from(conn.listener)) {
+        Some(app) => app.clone().spawn(conn, serving),
+        None => Err(io::Error::other("it is for an app that this program does not have")),
+    };
+    if let Err(error) = served {
+        tracing::error!(%error, "a connection cannot be served");
+        serving.worker.row().closed();
     }
 }
 
-/// Lets what is in flight finish, until the drain deadline.
-async fn drain(connections: &Connections, worker: &Worker, watch: &Watch, settings: &Settings) {
+/// Lets what is in flight finish and gives back or closes the rest, until the drain deadline.
+async fn drain(
+    connections: &Connections,
+    worker: &Worker,
+    watch: &Watch,
+    settings: &Settings,
+    all_done: &mut mpsc::Receiver<Infallible>,
+) {
     watch.end_within(settings.drain_deadline + settings.exit_grace);
-    connections.leave(Leave::Close);
+    let deadline = tokio::time::sleep(settings.drain_deadline);
+    tokio::pin!(deadline);
+    let mut release = worker.row().is_to_release();
+    connections.leave(if release { Leave::Release } else { Leave::Close });
     worker.leave();
-    if tokio::time::timeout(settings.drain_deadline, connections.all_closed()).await.is_err() {
-        let cut = connections.cut();
-        tracing::warn!(worker = %worker.id(), connections = cut, "cut at the drain deadline");
-        // They end as soon as their tasks run; one that blocks its thread is left to the exit.
-        let _ = tokio::time::timeout(FULL_PAUSE, connections.all_closed()).await;
+    let finished = async {
+        all_done.recv().await;
+        connections.all_closed().await;
+    };
+    tokio::pin!(finished);
+    loop {
+        tokio::select! {
+            () = &mut finished => return,
+            () = &mut deadline => break,
+            // The cluster may end while this worker leaves: then nobody takes its connections any more.
+            () = tokio::time::sleep(SECOND_LOOK), if release => if !worker.row().is_to_release() {
+                release = false;
+                connections.leave(Leave::Close);
+            },
+        }
     }
+    let cut = connections.cut();
+    tracing::warn!(worker = %worker.id(), connections = cut, "cut at the drain deadline");
+    // They end as soon as their tasks run; one that blocks its thread is left to the exit.
+    let _ = tokio::time::timeout(FULL_PAUSE, finished).await;
 }
 
 async fn write(channel: Arc<Channel>, worker: Worker) {

@@ -15,7 +15,12 @@ use hyper::{
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
-use super::{BoxError, body::RequestBody, exchange::{Exchange, Writers}, orders::Orders};
+use super::{
+    BoxError,
+    body::RequestBody,
+    exchange::{Exchange, Writers},
+    orders::Orders,
+};
 
 /// A response body as hyper gets it: the service's, and the exchange that ends with it.
 pub(super) trait Reply<B>: Body {

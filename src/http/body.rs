@@ -1,6 +1,7 @@
 //! The request body as handlers see it.
 
 use std::{
+    fmt,
     pin::Pin,
     sync::{Arc, atomic::Ordering::Relaxed},
     task::{Context, Poll, ready},
@@ -16,7 +17,6 @@ use super::{exchange::Hold, link::Link};
 ///
 /// While it is short of its end the connection cannot be handed to another process. A handler may keep it, read it later
 /// or in another task, or drop it unread.
-#[derive(Debug)]
 pub struct RequestBody {
     body: Incoming,
     ended: bool,
@@ -34,6 +34,12 @@ impl RequestBody {
             unread.then(|| Hold::new(link))
         });
         Self { body, ended: false, unread }
+    }
+}
+
+impl fmt::Debug for RequestBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("RequestBody").field(&self.body).finish()
     }
 }
 

@@ -90,7 +90,12 @@ impl Connections {
     /// waker of its first poll is kept for ever.
     ///
     /// A panic of the service ends the task, and with it this connection only; dropping the future closes it.
-    pub(crate) fn serve<IO, S, B>(&self, stream: IO, start: Start, service: S) -> impl Future<Output = End<IO>> + Send + use<IO, S, B>
+    pub(crate) fn serve<IO, S, B>(
+        &self,
+        stream: IO,
+        start: Start,
+        service: S,
+    ) -> impl Future<Output = End<IO>> + Send + use<IO, S, B>
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
         S: Serves<B>,

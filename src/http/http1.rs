@@ -44,7 +44,10 @@ pub(super) enum Outcome<IO> {
     Upgraded,
     /// Between two requests, and what hyper had read of the next one.
     Released(Socket<IO>, Bytes),
-    Ended { socket: Socket<IO>, linger: bool },
+    Ended {
+        socket: Socket<IO>,
+        linger: bool,
+    },
 }
 
 /// Why it stopped.

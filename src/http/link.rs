@@ -1,6 +1,7 @@
 //! What a connection shares with the process: orders come in, counts and waiting times are looked at.
 
 use std::{
+    fmt,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
@@ -35,7 +36,6 @@ pub(super) struct Hub {
 }
 
 /// One connection, seen by its driver, its socket, the registry, and whatever lives on it.
-#[derive(Debug)]
 pub(super) struct Link {
     hub: Arc<Hub>,
     /// The task that serves it; it never changes. Set under the registry's lock, see there.
@@ -50,6 +50,14 @@ pub(super) struct Link {
     /// Who reads and writes the stream once it is upgraded: woken when it is cut.
     pub(super) reader: AtomicWaker,
     pub(super) writer: AtomicWaker,
+}
+
+impl fmt::Debug for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Not the hub, which would show all links, this one included.
+        let Self { orders, waiting, activity, .. } = self;
+        f.debug_tuple("Link").field(orders).field(waiting).field(activity).finish()
+    }
 }
 
 impl Link {

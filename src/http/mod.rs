@@ -13,7 +13,7 @@
 //! phase, reaper one word a connection, one task for all timeouts  linger     an end that loses no response
 //! ```
 //!
-//! A request costs no timer, no lock and no allocation beyond hyper's own.
+//! A request costs no timer and no lock, and over HTTP/1 no allocation beyond hyper's own.
 
 mod answer;
 mod app;

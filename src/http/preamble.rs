@@ -1,9 +1,6 @@
 //! The first bytes of a connection, which tell HTTP/1 from HTTP/2.
 
-use std::{
-    future::poll_fn,
-    task::Poll,
-};
+use std::{future::poll_fn, task::Poll};
 
 use tokio::io::AsyncRead;
 

@@ -4,10 +4,7 @@ use std::{
     io::{self, IoSlice},
     mem,
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::Ordering::Relaxed,
-    },
+    sync::{Arc, atomic::Ordering::Relaxed},
     task::{Context, Poll, ready},
 };
 

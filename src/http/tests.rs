@@ -6,6 +6,7 @@ mod http2;
 mod leave;
 mod random;
 mod release;
+mod service;
 mod support;
 mod timeouts;
 mod upgrade;

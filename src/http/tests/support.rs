@@ -29,8 +29,7 @@ use crate::{
 };
 
 /// No timeout that a test could run into.
-pub(super) const PATIENT: Timeouts =
-    Timeouts { first_byte: None, head: None, idle: None, linger: Duration::from_secs(60) };
+pub(super) const PATIENT: Timeouts = Timeouts { first_byte: None, head: None, idle: None, linger: Duration::from_secs(60) };
 
 /// One process' worth of serving.
 pub(super) struct Server {

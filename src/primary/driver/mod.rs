@@ -183,7 +183,8 @@ impl Driver {
     fn note(&mut self, note: &Note) {
         match *note {
             Note::Ready => {
-                tracing::info!(workers = self.supervisor.target(), "ready");
+                let addresses: Vec<_> = self.shared.local_addrs.iter().map(ToString::to_string).collect();
+                tracing::info!(workers = self.supervisor.target(), "listening on {}", addresses.join(", "));
                 self.events.send(Event::Ready);
             }
             Note::BackOff { slot, delay } => tracing::warn!(%slot, ?delay, "a worker is started again after a while"),

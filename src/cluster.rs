@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 pub use crate::{
-    event::Exit,
+    event::{Exit, Restarted},
     primary::{Primary, Ticket, WorkerHandle},
     server::Role,
 };

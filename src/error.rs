@@ -2,7 +2,7 @@
 
 use std::{error::Error as StdError, fmt, io, path::PathBuf, process::ExitStatus};
 
-use crate::address::Address;
+use crate::{address::Address, id::Slot};
 
 /// The result of everything in this crate that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -57,6 +57,13 @@ pub enum Error {
         status: Option<ExitStatus>,
         /// How many died.
         deaths: u32,
+        /// What is known of the cause.
+        cause: String,
+    },
+    /// A rolling restart was given up: the first new worker that did not come up is named. Every worker that was not replaced stays.
+    RestartAbandoned {
+        /// The place whose new worker did not come up.
+        slot: Slot,
         /// What is known of the cause.
         cause: String,
     },
@@ -135,6 +142,7 @@ impl fmt::Display for Error {
                 }
                 write!(f, ": {cause}")
             }
+            Self::RestartAbandoned { slot, cause } => write!(f, "the restart was given up, the old workers stay: the new worker in slot {slot} did not come up: {cause}"),
             Self::AlreadyStarted => f.write_str("this process has a cluster already; `serve` or `start` may be called once a process"),
             Self::TestBinary { program } => write!(
                 f,

@@ -1,6 +1,8 @@
-//! What the primary tells about a worker's end.
+//! What the primary tells about ends and restarts.
 
-use std::process::ExitStatus;
+use std::{process::ExitStatus, time::Duration};
+
+use crate::id::Generation;
 
 /// How a worker ended, as `on_exit` sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,4 +16,16 @@ pub struct Exit {
     pub open_connections: u64,
     /// True when the end was asked for (retired, shut down), false when the worker ended by itself or was killed.
     pub after_disconnect: bool,
+}
+
+/// A rolling restart that was carried out; see [`Primary::restart`](crate::Primary::restart).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Restarted {
+    /// The generation of the new workers.
+    pub generation: Generation,
+    /// How many workers were replaced.
+    pub replaced: u32,
+    /// From the request until the last old worker was told to leave; its drain may go on.
+    pub took: Duration,
 }

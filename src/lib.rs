@@ -115,7 +115,7 @@ mod worker;
 
 pub use address::{Address, Addresses};
 pub use error::{BoxError, Error, Result};
-pub use event::Exit;
+pub use event::{Exit, Restarted};
 #[cfg(feature = "axum")]
 pub use extract::NoWorker;
 pub use http::RequestBody;

@@ -157,6 +157,8 @@ impl Server {
                 order = self.signals.next() => order,
                 command = self.commands.recv() => match command {
                     Some(Command::Shutdown) => return,
+                    // Their tickets say `Gone`: there is nothing to restart.
+                    Some(Command::Restart(_) | Command::Scale(..)) => continue,
                     None => std::future::pending().await,
                 },
             };

@@ -8,7 +8,7 @@ use crate::{
     birth::{Birth, birth},
     cluster::{self, Claim, Primary, Role},
     error::{Error, Result},
-    primary::{self, Event, Events, Hooks, Image, Origin, Setup, Shared, is_test_binary},
+    primary::{self, Event, Events, Hooks, Image, Origin, Setup, Shared, is_test_binary, program_path},
     server::{ClusteredServer, Source},
     service::AppMaker,
     settings::Settings,
@@ -86,6 +86,7 @@ async fn begin_primary(server: ClusteredServer) -> Result<Part> {
     if settings.workers > 0 && program.is_none() && is_test_binary(image.path()) {
         return Err(Error::TestBinary { program: image.path().to_owned() });
     }
+    let program = program.unwrap_or_else(program_path);
     let listeners = bind(sources, settings.backlog).await?;
     if let Some(prepare) = prepare {
         prepare().await.map_err(Error::Prepare)?;
@@ -106,7 +107,7 @@ async fn begin_primary(server: ClusteredServer) -> Result<Part> {
         return Ok(Part::Single(Box::new(single), also));
     }
     mind_threads(&settings);
-    let setup = Setup { settings, image, origin: Origin::capture(), listeners, secret: secret.to_vec(), shared, commands, events: queue };
+    let setup = Setup { settings, image, program, origin: Origin::capture(), listeners, secret: secret.to_vec(), shared, commands, events: queue };
     Ok(Part::Primary(running(start_thread(setup)?)))
 }
 

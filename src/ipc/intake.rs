@@ -289,6 +289,7 @@ impl IntakeReceiver {
         self.socket.async_io(Interest::READABLE, |socket| receive(socket)).await
     }
 
+
     /// Gives a connection back to the primary, which has another worker go on with it.
     ///
     /// # Errors

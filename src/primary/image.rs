@@ -1,6 +1,7 @@
 //! The program that a generation of workers runs, held open: what is executed cannot change under it, whatever happens to the path.
 
 use std::{
+    collections::BTreeMap,
     ffi::{OsStr, OsString},
     io::{self, Read},
     os::{
@@ -8,6 +9,7 @@ use std::{
         unix::ffi::{OsStrExt, OsStringExt},
     },
     path::{Path, PathBuf},
+    rc::Rc,
 };
 
 use rustix::fs::{Mode, OFlags};
@@ -15,6 +17,7 @@ use rustix::fs::{Mode, OFlags};
 use crate::{
     birth::VARIABLE,
     error::{Error, Result},
+    id::Generation,
 };
 
 /// An executable file, open with O_PATH for as long as its generation lives. Executed through the descriptor, so it may be deleted,
@@ -60,10 +63,58 @@ impl Image {
         &self.path
     }
 
+    /// Whether the path shows the same file still.
+    pub(crate) fn is_current(&self, path: &Path) -> bool {
+        let identity = |stat: rustix::fs::Stat| (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime, stat.st_mtime_nsec);
+        match (rustix::fs::fstat(&self.file), rustix::fs::stat(path)) {
+            (Ok(open), Ok(there)) => identity(open) == identity(there),
+            _ => false,
+        }
+    }
+
     /// What to execute. The name works in the child too: its descriptors are the parent's until it executes.
     pub(crate) fn executable(&self) -> PathBuf {
         format!("/proc/self/fd/{}", self.file.as_raw_fd()).into()
     }
+}
+
+/// The image of each generation that may still be spawned.
+pub(crate) struct Images {
+    pub(crate) program: PathBuf,
+    pub(crate) first: Option<Image>,
+    pub(crate) by_generation: BTreeMap<Generation, Rc<Image>>,
+}
+
+impl Images {
+    /// The first generation runs the program that runs; a later one what stands at its path when its first worker is started.
+    pub(crate) fn of(&mut self, generation: Generation) -> Result<Rc<Image>> {
+        if let Some(image) = self.by_generation.get(&generation) {
+            return Ok(image.clone());
+        }
+        let image = match self.first.take() {
+            Some(image) => image,
+            None => Image::open(&self.program)?,
+        };
+        let image = Rc::new(image);
+        self.by_generation.insert(generation, image.clone());
+        Ok(image)
+    }
+
+    /// Whether the newest generation runs what stands at the path.
+    pub(crate) fn are_current(&self) -> bool {
+        self.by_generation.values().next_back().is_some_and(|image| image.is_current(&self.program))
+    }
+}
+
+/// Where the running program was found when it was started: what a restart takes is what stands there then.
+///
+/// Not resolved: where a link leads to may change with a deploy.
+pub(crate) fn program_path() -> PathBuf {
+    let executed = PathBuf::from(OsStr::from_bytes(rustix::param::linux_execfn().to_bytes()));
+    // Started through a descriptor, as a worker is, it has no path of its own; what it was called is the next best.
+    let called = || std::env::args_os().next().map(PathBuf::from).filter(|called| called.components().count() > 1);
+    let path = if executed.starts_with("/proc") { called().unwrap_or(executed) } else { executed };
+    std::path::absolute(&path).unwrap_or(path)
 }
 
 /// What the program was started with, taken once: later the working directory may have moved and the environment may have been edited.

@@ -23,16 +23,17 @@ use std::{
 };
 
 use serde::Serialize;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 pub use handle::WorkerHandle;
 pub(crate) use driver::{Setup, run};
 pub(crate) use hooks::{Event, Events, Hooks};
-pub(crate) use image::{Image, Origin, is_test_binary};
+pub(crate) use image::{Image, Origin, is_test_binary, program_path};
 
 use crate::{
     address::Address,
-    error::Result,
+    error::{Error, Result},
+    event::Restarted,
     id::WorkerId,
     message::Message,
     scoreboard::Numbers,
@@ -65,9 +66,11 @@ struct Table {
 }
 
 /// What a handle asks of the loop.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(crate) enum Command {
     Shutdown,
+    Restart(oneshot::Sender<Result<Restarted>>),
+    Scale(u32, oneshot::Sender<Result<()>>),
 }
 
 impl Shared {
@@ -158,6 +161,38 @@ impl Primary {
         Ticket { done: Box::pin(async move { drop(ended.wait_for(|ended| *ended).await) }) }
     }
 
+    /// Replaces every worker, one at a time, as HUP does: a new one listens before an old one is told to leave, so there are never
+    /// fewer workers than before, and live connections move to the new ones. The new workers run the program as it is on disk now.
+    ///
+    /// Acts at once; requests during a restart are merged into one more. The ticket may be dropped.
+    ///
+    /// # Errors
+    ///
+    /// Of the ticket: [`RestartAbandoned`](Error::RestartAbandoned) when a new worker does not come up (the old ones stay, nothing is
+    /// lost), [`Gone`](Error::Gone) when the cluster ends first.
+    pub fn restart(&self) -> Ticket<Result<Restarted>> {
+        self.command(Command::Restart)
+    }
+
+    /// Has this many workers from now on (at least 1). New ones take their share of new connections; those that leave give
+    /// theirs back.
+    ///
+    /// Acts at once. The ticket completes when so many listen; it may be dropped.
+    ///
+    /// # Errors
+    ///
+    /// Of the ticket: [`Gone`](Error::Gone) when the cluster ends first.
+    pub fn scale(&self, workers: u32) -> Ticket<Result<()>> {
+        self.command(|done| Command::Scale(workers, done))
+    }
+
+    fn command<T: Send + 'static>(&self, command: impl FnOnce(oneshot::Sender<Result<T>>) -> Command) -> Ticket<Result<T>> {
+        let (done, outcome) = oneshot::channel();
+        // A loop that has ended drops the sender, and the ticket says so.
+        let _ = self.shared.commands.send(command(done));
+        Ticket { done: Box::pin(async move { outcome.await.unwrap_or(Err(Error::Gone)) }) }
+    }
+
     /// How many times a hook has panicked.
     pub fn hook_panics(&self) -> u64 {
         self.shared.hook_panics.load(Relaxed)
@@ -176,19 +211,19 @@ impl fmt::Debug for Primary {
 
 /// Completes when a command that was given has been carried out. May be awaited or dropped.
 #[must_use = "the command has been given; await the ticket to know when it is done, or drop it with `let _ =`"]
-pub struct Ticket {
-    done: Pin<Box<dyn Future<Output = ()> + Send>>,
+pub struct Ticket<T = ()> {
+    done: Pin<Box<dyn Future<Output = T> + Send>>,
 }
 
-impl Future for Ticket {
-    type Output = ();
+impl<T> Future for Ticket<T> {
+    type Output = T;
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
         self.done.as_mut().poll(cx)
     }
 }
 
-impl fmt::Debug for Ticket {
+impl<T> fmt::Debug for Ticket<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Ticket").finish_non_exhaustive()
     }

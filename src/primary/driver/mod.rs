@@ -1,0 +1,288 @@
+//! The primary's loop: carries out what the supervisor decides and tells it what happened. It decides nothing itself.
+
+mod children;
+mod ending;
+mod restarts;
+
+use std::{
+    cell::RefCell,
+    collections::BTreeMap,
+    path::PathBuf,
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use rustix::process::Signal;
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::{JoinHandle, spawn_local},
+};
+
+use self::{
+    children::{Child, Death},
+    ending::{Closing, SECOND_STOP},
+};
+use super::{
+    Command, Shared,
+    acceptor::Acceptor,
+    dispatch::{self, Dispatch},
+    hooks::{Event, Events},
+    image::{Image, Images, Origin},
+    link::Seen,
+};
+use crate::{
+    error::{Error, Result},
+    event::Restarted,
+    id::WorkerId,
+    ipc::limits,
+    settings::Settings,
+    signals::{Order, PrimarySignals},
+    sockets::Listener,
+    supervisor::{Action, Input, Note, Policy, Supervisor},
+};
+
+/// How often intakes and heartbeats are looked at. A stuck worker's connections are with another after three of these at the most.
+const TICK: Duration = Duration::from_millis(50);
+
+/// Ordered to end at its deadline, a worker ends by itself and says what it cut; the primary kills it only some time after.
+const DEADLINE_GRACE: Duration = Duration::from_millis(500);
+
+/// Everything the primary's loop is started with.
+#[derive(Debug)]
+pub(crate) struct Setup {
+    pub(crate) settings: Settings,
+    /// What the first generation runs.
+    pub(crate) image: Image,
+    /// Where later generations find theirs.
+    pub(crate) program: PathBuf,
+    pub(crate) origin: Origin,
+    /// With the app that serves what comes in there.
+    pub(crate) listeners: Vec<(Listener, u16)>,
+    pub(crate) secret: Vec<u8>,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) commands: mpsc::UnboundedReceiver<Command>,
+    pub(crate) events: Events,
+}
+
+struct Driver {
+    settings: Settings,
+    images: Images,
+    origin: Origin,
+    secret: Vec<u8>,
+    shared: Arc<Shared>,
+    events: Events,
+    supervisor: Supervisor,
+    dispatch: Rc<RefCell<Dispatch>>,
+    acceptors: Vec<(Rc<Acceptor>, JoinHandle<()>)>,
+    children: BTreeMap<WorkerId, Child>,
+    seen: mpsc::UnboundedSender<Seen>,
+    closing: Option<Closing>,
+    last_death: Option<Death>,
+    /// Who asked for the restart that runs, and who for the one after it.
+    restarts: [Vec<oneshot::Sender<Result<Restarted>>>; 2],
+    scaling: Vec<oneshot::Sender<Result<()>>>,
+    failure: Option<Error>,
+}
+
+/// Runs the primary until its last worker has ended. Needs a `LocalSet`.
+pub(crate) async fn run(setup: Setup) -> Result<()> {
+    limits::raise();
+    let mut signals = PrimarySignals::catch().map_err(|source| Error::System { doing: "catch signals", source })?;
+    let (seen, mut sightings) = mpsc::unbounded_channel();
+    let mut commands = setup.commands;
+    let policy = Policy {
+        workers: setup.settings.workers,
+        boot_timeout: setup.settings.boot_timeout,
+        hang_timeout: setup.settings.hang_timeout,
+        drain_deadline: setup.settings.drain_deadline + DEADLINE_GRACE,
+        jitter: u64::from(std::process::id()),
+        ..Policy::default()
+    };
+    let dispatch = Dispatch::new(setup.settings.scheduling);
+    let mut driver = Driver {
+        settings: setup.settings,
+        images: Images { program: setup.program, first: Some(setup.image), by_generation: BTreeMap::new() },
+        origin: setup.origin,
+        secret: setup.secret,
+        shared: setup.shared,
+        events: setup.events,
+        supervisor: Supervisor::new(policy, Instant::now()),
+        dispatch: Rc::new(RefCell::new(dispatch)),
+        acceptors: Vec::new(),
+        children: BTreeMap::new(),
+        seen,
+        closing: None,
+        last_death: None,
+        restarts: Default::default(),
+        scaling: Vec::new(),
+        failure: None,
+    };
+    let attendant = spawn_local(dispatch::attend(driver.dispatch.clone()));
+    driver.accept_from(setup.listeners)?;
+    driver.tell(Input::Start);
+    let mut tick = tokio::time::interval(TICK);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    while !driver.carry_out() {
+        tokio::select! {
+            biased;
+            order = signals.next() => driver.obey(order),
+            Some(command) = commands.recv() => driver.command(command),
+            Some(seen) = sightings.recv() => driver.saw(&seen),
+            _ = tick.tick() => driver.tick(),
+            () = until(driver.supervisor.deadline()) => driver.tell(Input::Tick),
+        }
+    }
+    attendant.abort();
+    driver.close_listeners();
+    driver.failure.map_or(Ok(()), Err)
+}
+
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+impl Driver {
+    fn tell(&mut self, input: Input) {
+        self.supervisor.handle(Instant::now(), input);
+    }
+
+    fn accept_from(&mut self, listeners: Vec<(Listener, u16)>) -> Result<()> {
+        for (listener, app) in listeners {
+            let acceptor = Acceptor::new(listener, app).map_err(|source| Error::System { doing: "watch a listening socket", source })?;
+            let acceptor = Rc::new(acceptor);
+            let (running, dispatch) = (acceptor.clone(), self.dispatch.clone());
+            self.acceptors.push((acceptor, spawn_local(async move { running.run(dispatch).await })));
+        }
+        Ok(())
+    }
+
+    /// Carries out every action that is due; true when the cluster has ended.
+    fn carry_out(&mut self) -> bool {
+        while let Some(action) = self.supervisor.poll() {
+            match action {
+                Action::Spawn { id, slot, generation } => self.spawn(id, slot, generation),
+                Action::Retire(id) => self.retire(id),
+                Action::Abort(id) => self.signal(id, Signal::ABORT),
+                Action::Kill(id) => self.signal(id, Signal::KILL),
+                Action::Note(note) => self.note(&note),
+                Action::Finished => return true,
+            }
+        }
+        if self.supervisor.listening() == self.supervisor.target() {
+            for asked in self.scaling.drain(..) {
+                let _ = asked.send(Ok(()));
+            }
+        }
+        false
+    }
+
+    fn note(&mut self, note: &Note) {
+        match *note {
+            Note::Ready => {
+                let addresses: Vec<_> = self.shared.local_addrs.iter().map(ToString::to_string).collect();
+                tracing::info!(workers = self.supervisor.target(), "listening on {}", addresses.join(", "));
+                self.events.send(Event::Ready);
+            }
+            Note::BackOff { slot, delay } => tracing::warn!(%slot, ?delay, "a worker is started again after a while"),
+            Note::BootTimeout(id) => {
+                tracing::error!(worker = %id, after = ?self.settings.boot_timeout, "was not ready in time: killed");
+                if let Some(child) = self.children.get_mut(&id) {
+                    child.boot_timeout = true;
+                }
+            }
+            Note::Hung(id) => tracing::error!(worker = %id, after = ?self.settings.hang_timeout, "its heartbeat stopped: aborted"),
+            Note::DeadlinePassed(id) => tracing::warn!(worker = %id, "did not end in time: killed"),
+            Note::Restarted { generation, replaced, took } => {
+                tracing::info!(%generation, replaced, ?took, "restarted");
+                self.restart_ended(|| Ok(Restarted { generation, replaced, took }));
+            }
+            Note::RestartAbandoned { generation, slot, id } => {
+                let cause = self.cause_of(id);
+                tracing::error!(%generation, %slot, worker = %id, "restart abandoned, the old workers stay: {cause}");
+                self.events.send(Event::Error(Error::RestartAbandoned { slot, cause: cause.clone() }));
+                self.restart_ended(|| Err(Error::RestartAbandoned { slot, cause: cause.clone() }));
+            }
+            Note::GiveUp { id } => {
+                self.failure = Some(Error::NeverReady {
+                    program: self.images.program.clone(),
+                    status: self.last_death.as_ref().and_then(|death| death.status),
+                    deaths: Policy::default().boot_deaths,
+                    cause: self.cause_of(id),
+                });
+                self.close_listeners();
+            }
+        }
+    }
+
+    fn saw(&mut self, seen: &Seen) {
+        match *seen {
+            Seen::Input(input) => {
+                match input {
+                    Input::Listening(id) => self.listening(id),
+                    Input::Disconnected(id) => {
+                        if let Some(child) = self.children.get(&id) {
+                            self.events.send(Event::Disconnect(child.handle.clone()));
+                        }
+                    }
+                    _ => {}
+                }
+                self.tell(input);
+            }
+            Seen::Exited(id, status) => self.exited(id, status),
+        }
+    }
+
+    fn tick(&mut self) {
+        let now = Instant::now();
+        self.dispatch.borrow_mut().tick(now);
+        let mut beats = Vec::new();
+        for (&id, child) in &mut self.children {
+            let heartbeat = child.handle.row().heartbeat();
+            if heartbeat != child.heartbeat {
+                child.heartbeat = heartbeat;
+                beats.push(id);
+            }
+        }
+        // The gap that tells of a stopped primary is seen with the first of these, before any heartbeat is missed.
+        self.tell(Input::Tick);
+        beats.into_iter().for_each(|id| self.tell(Input::Beat(id)));
+        self.close_further();
+    }
+
+    fn obey(&mut self, order: Order) {
+        tracing::info!(?order, "signal");
+        match order {
+            Order::Stop => match &self.closing {
+                None => self.close(),
+                Some(closing) if closing.since.elapsed() >= SECOND_STOP => self.close_now(),
+                Some(_) => {}
+            },
+            Order::StopNow => self.close_now(),
+            Order::Restart => self.restart(None),
+            Order::More => self.scale_by(1),
+            Order::Fewer => self.scale_by(-1),
+            Order::Reopen | Order::Upgrade => tracing::warn!(?order, "this version has no answer to this signal yet; nothing changes"),
+        }
+    }
+
+    fn command(&mut self, command: Command) {
+        match command {
+            Command::Shutdown if self.closing.is_none() => self.close(),
+            Command::Shutdown => {}
+            Command::Restart(asked) => self.restart(Some(asked)),
+            Command::Scale(workers, asked) => {
+                self.tell(Input::Scale(workers.max(1)));
+                self.scaling.push(asked);
+            }
+        }
+    }
+
+    fn scale_by(&mut self, by: i32) {
+        let target = u32::try_from(self.supervisor.target()).unwrap_or(u32::MAX).saturating_add_signed(by);
+        self.tell(Input::Scale(target.max(1)));
+    }
+}

@@ -71,7 +71,10 @@ impl From<&str> for Address {
         if let Some(path) = text.strip_prefix("unix:") {
             return Self(Kind::Unix(path.into()));
         }
-        Self(text.parse().map_or_else(|_| Kind::Name(text.to_owned()), Kind::Socket))
+        Self(
+            text.parse()
+                .map_or_else(|_| Kind::Name(text.to_owned()), Kind::Socket),
+        )
     }
 }
 

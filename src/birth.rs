@@ -77,23 +77,35 @@ pub(crate) fn birth() -> &'static Birth {
 
 fn find_out(value: &str) -> Birth {
     let stdin = std::io::stdin();
-    let is_channel =
-        sockopt::socket_domain(&stdin).is_ok_and(|domain| domain == AddressFamily::UNIX) && sockopt::socket_type(&stdin).is_ok_and(|kind| kind == SocketType::SEQPACKET);
+    let is_channel = sockopt::socket_domain(&stdin)
+        .is_ok_and(|domain| domain == AddressFamily::UNIX)
+        && sockopt::socket_type(&stdin).is_ok_and(|kind| kind == SocketType::SEQPACKET);
     if !is_channel {
-        tracing::debug!("{VARIABLE} is set but descriptor 0 is no channel of a primary: ignored, this process is no worker");
+        tracing::debug!(
+            "{VARIABLE} is set but descriptor 0 is no channel of a primary: ignored, this process is no worker"
+        );
         return Birth::Plain;
     }
-    let Some((id, slot)) = value.split_once('.').and_then(|(id, slot)| Some((id.parse().ok()?, slot.parse().ok()?))) else {
+    let Some((id, slot)) = value
+        .split_once('.')
+        .and_then(|(id, slot)| Some((id.parse().ok()?, slot.parse().ok()?)))
+    else {
         return Birth::Orphan("its number in AXUM_CLUSTER_WORKER is unreadable");
     };
-    let creator = getsockopt(&stdin, PeerCredentials).map(|credentials| credentials.pid()).unwrap_or(0);
+    let creator = getsockopt(&stdin, PeerCredentials)
+        .map(|credentials| credentials.pid())
+        .unwrap_or(0);
     if creator == 0 || creator != nix::unistd::getppid().as_raw() {
         return Birth::Orphan("its primary is gone, or another program stands between the two");
     }
     match adopt_channel() {
         Ok(channel) => {
             name_process(slot);
-            Birth::Worker(Born { id: WorkerId::new(id), slot: Slot::new(slot), channel: Mutex::new(Some(channel)) })
+            Birth::Worker(Born {
+                id: WorkerId::new(id),
+                slot: Slot::new(slot),
+                channel: Mutex::new(Some(channel)),
+            })
         }
         Err(_) => Birth::Orphan("its channel cannot be used"),
     }
@@ -104,7 +116,10 @@ fn adopt_channel() -> std::io::Result<OwnedFd> {
     let channel = rustix::io::fcntl_dupfd_cloexec(std::io::stdin().as_fd(), 3)?;
     let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
     rustix::stdio::dup2_stdin(null)?;
-    let hello = serde_json::to_vec(&Hello { wire: WIRE_VERSION, pid: std::process::id() })?;
+    let hello = serde_json::to_vec(&Hello {
+        wire: WIRE_VERSION,
+        pid: std::process::id(),
+    })?;
     let mut datagram = Vec::new();
     Frame::Hello(&hello).encode(&mut datagram);
     channel::send_now(&channel, &datagram)?;
@@ -117,7 +132,10 @@ fn name_process(slot: u32) {
     let suffix = format!(":{slot}");
     // The kernel keeps 15 bytes.
     let room = 15_usize.saturating_sub(suffix.len());
-    let end = (0..=room.min(program.len())).rev().find(|&end| program.is_char_boundary(end)).unwrap_or(0);
+    let end = (0..=room.min(program.len()))
+        .rev()
+        .find(|&end| program.is_char_boundary(end))
+        .unwrap_or(0);
     // Only a name: a system without /proc shows another.
     let _ = std::fs::write("/proc/self/comm", format!("{}{suffix}", &program[..end]));
 }
@@ -125,5 +143,9 @@ fn name_process(slot: u32) {
 /// The program's file name as it was called.
 fn program_name() -> String {
     let called = std::env::args_os().next().unwrap_or_default();
-    std::path::Path::new(&called).file_name().unwrap_or_default().to_string_lossy().into_owned()
+    std::path::Path::new(&called)
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned()
 }

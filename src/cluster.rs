@@ -5,17 +5,17 @@ use std::sync::{
     atomic::{AtomicBool, Ordering::Relaxed},
 };
 
-pub use crate::{
-    event::{Exit, Restarted},
-    primary::{Primary, Ticket, WorkerHandle},
-    server::Role,
-};
 use crate::{
     birth::{Birth, birth},
     error::{Error, Result},
     id::Slot,
     start::Part,
     worker::Worker,
+};
+pub use crate::{
+    event::{Exit, Restarted},
+    primary::{Primary, Ticket, WorkerHandle},
+    server::Role,
 };
 
 static STARTED: AtomicBool = AtomicBool::new(false);
@@ -57,7 +57,16 @@ pub fn slot() -> Option<Slot> {
 
 /// What this process is, for log lines: `primary`, `worker 2` (by slot).
 pub fn label() -> String {
-    slot().map_or_else(|| if is_primary() { "primary".into() } else { "orphaned worker".into() }, |slot| format!("worker {slot}"))
+    slot().map_or_else(
+        || {
+            if is_primary() {
+                "primary".into()
+            } else {
+                "orphaned worker".into()
+            }
+        },
+        |slot| format!("worker {slot}"),
+    )
 }
 
 /// One cluster a process. Given up again by the drop, unless [kept](Claim::keep): a bind that failed may be tried anew.
@@ -66,7 +75,11 @@ pub(crate) struct Claim(());
 
 impl Claim {
     pub(crate) fn new() -> Result<Self> {
-        if STARTED.swap(true, Relaxed) { Err(Error::AlreadyStarted) } else { Ok(Self(())) }
+        if STARTED.swap(true, Relaxed) {
+            Err(Error::AlreadyStarted)
+        } else {
+            Ok(Self(()))
+        }
     }
 
     pub(crate) fn keep(self) {

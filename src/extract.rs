@@ -65,6 +65,10 @@ impl IntoResponse for Error {
 impl From<RequestBody> for Body {
     fn from(body: RequestBody) -> Self {
         // The bodies of most requests end before they begin: no allocation for those.
-        if body.is_end_stream() { Self::empty() } else { Self::new(body) }
+        if body.is_end_stream() {
+            Self::empty()
+        } else {
+            Self::new(body)
+        }
     }
 }

@@ -35,7 +35,14 @@ const FLOORS: [(&str, u8); 28] = [
 ];
 
 /// What the pure machines must not know.
-const IMPURE: [&str; 6] = ["tokio", "rustix", "nix::", "socket2", "std::fs", "Instant::now"];
+const IMPURE: [&str; 6] = [
+    "tokio",
+    "rustix",
+    "nix::",
+    "socket2",
+    "std::fs",
+    "Instant::now",
+];
 
 fn sources(directory: &Path, found: &mut Vec<(String, String)>) {
     for entry in fs::read_dir(directory).unwrap() {
@@ -48,11 +55,19 @@ fn sources(directory: &Path, found: &mut Vec<(String, String)>) {
         } else if path.extension().is_some_and(|extension| extension == "rs") {
             let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
             let module = path.strip_prefix(src).unwrap().components().next().unwrap();
-            let module = module.as_os_str().to_str().unwrap().trim_end_matches(".rs").to_owned();
+            let module = module
+                .as_os_str()
+                .to_str()
+                .unwrap()
+                .trim_end_matches(".rs")
+                .to_owned();
             // Tests may look anywhere, and so may comments.
             let text = fs::read_to_string(&path).unwrap();
             let text = text.split("#[cfg(test)]").next().unwrap();
-            let code: Vec<_> = text.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
+            let code: Vec<_> = text
+                .lines()
+                .filter(|line| !line.trim_start().starts_with("//"))
+                .collect();
             found.push((module, code.join("\n")));
         }
     }
@@ -67,13 +82,18 @@ fn imports(code: &str, floors: &BTreeMap<&str, u8>) -> Vec<String> {
             Some(list) => top_level_names(list),
             None => vec![word(rest)],
         };
-        named.extend(list.into_iter().filter(|name| floors.contains_key(name.as_str())));
+        named.extend(
+            list.into_iter()
+                .filter(|name| floors.contains_key(name.as_str())),
+        );
     }
     named
 }
 
 fn word(text: &str) -> String {
-    text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect()
+    text.chars()
+        .take_while(|c| c.is_alphanumeric() || *c == '_')
+        .collect()
 }
 
 fn top_level_names(list: &str) -> Vec<String> {
@@ -98,7 +118,10 @@ fn top_level_names(list: &str) -> Vec<String> {
 fn imports_point_down_the_floors() {
     let floors: BTreeMap<_, _> = FLOORS.into_iter().collect();
     let mut found = Vec::new();
-    sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut found);
+    sources(
+        &Path::new(env!("CARGO_MANIFEST_DIR")).join("src"),
+        &mut found,
+    );
     assert!(found.len() > 40, "the sources were found");
     let mut wrong = Vec::new();
     for (module, code) in &found {
@@ -108,14 +131,25 @@ fn imports_point_down_the_floors() {
         };
         for import in imports(code, &floors) {
             if floors[import.as_str()] > *floor {
-                wrong.push(format!("{module} (floor {floor}) imports {import} from above"));
+                wrong.push(format!(
+                    "{module} (floor {floor}) imports {import} from above"
+                ));
             }
-            if [("primary", "worker"), ("worker", "primary")].contains(&(module.as_str(), import.as_str())) {
-                wrong.push(format!("{module} imports {import}: the roles do not know each other"));
+            if [("primary", "worker"), ("worker", "primary")]
+                .contains(&(module.as_str(), import.as_str()))
+            {
+                wrong.push(format!(
+                    "{module} imports {import}: the roles do not know each other"
+                ));
             }
         }
         if *floor == 1 {
-            wrong.extend(IMPURE.iter().filter(|what| code.contains(**what)).map(|what| format!("{module} is pure and knows {what}")));
+            wrong.extend(
+                IMPURE
+                    .iter()
+                    .filter(|what| code.contains(**what))
+                    .map(|what| format!("{module} is pure and knows {what}")),
+            );
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");

@@ -58,7 +58,10 @@ impl<'a> Frame<'a> {
             (4, []) => Ok(Self::Leaving),
             (5, _) => Ok(Self::Message(payload)),
             (6, _) => Ok(Self::Notices(payload)),
-            (7, _) => payload.try_into().map(|n| Self::Consumed(u32::from_le_bytes(n))).map_err(|_| Malformed),
+            (7, _) => payload
+                .try_into()
+                .map(|n| Self::Consumed(u32::from_le_bytes(n)))
+                .map_err(|_| Malformed),
             _ => Err(Malformed),
         }
     }
@@ -67,7 +70,10 @@ impl<'a> Frame<'a> {
     pub(crate) fn size(&self) -> usize {
         HEADER
             + match self {
-                Self::Hello(bytes) | Self::Welcome(bytes) | Self::Message(bytes) | Self::Notices(bytes) => bytes.len(),
+                Self::Hello(bytes)
+                | Self::Welcome(bytes)
+                | Self::Message(bytes)
+                | Self::Notices(bytes) => bytes.len(),
                 Self::Consumed(_) => 4,
                 Self::Listening | Self::Leaving => 0,
             }
@@ -75,11 +81,15 @@ impl<'a> Frame<'a> {
 
     /// Appends the frame to a datagram.
     pub(crate) fn encode(&self, datagram: &mut Vec<u8>) {
-        let length = u32::try_from(self.size() - HEADER).expect("no payload is near 4 GiB: messages are capped before");
+        let length = u32::try_from(self.size() - HEADER)
+            .expect("no payload is near 4 GiB: messages are capped before");
         datagram.push(self.kind());
         datagram.extend_from_slice(&length.to_le_bytes());
         match self {
-            Self::Hello(bytes) | Self::Welcome(bytes) | Self::Message(bytes) | Self::Notices(bytes) => datagram.extend_from_slice(bytes),
+            Self::Hello(bytes)
+            | Self::Welcome(bytes)
+            | Self::Message(bytes)
+            | Self::Notices(bytes) => datagram.extend_from_slice(bytes),
             Self::Consumed(n) => datagram.extend_from_slice(&n.to_le_bytes()),
             Self::Listening | Self::Leaving => {}
         }
@@ -107,21 +117,39 @@ pub(crate) fn frames(mut datagram: &[u8]) -> impl Iterator<Item = Result<Frame<'
 }
 
 /// Appends one notice to the payload of a [`Frame::Notices`].
-pub(crate) fn encode_notice(method: &Method, route: Option<&str>, status: StatusCode, elapsed: Duration, payload: &mut Vec<u8>) {
+pub(crate) fn encode_notice(
+    method: &Method,
+    route: Option<&str>,
+    status: StatusCode,
+    elapsed: Duration,
+    payload: &mut Vec<u8>,
+) {
     let method = method.as_str().as_bytes();
     let method = &method[..method.len().min(255)];
     // u16::MAX stands for "no route"; a route is program text and far shorter.
-    let route = route.map(str::as_bytes).filter(|route| route.len() < usize::from(u16::MAX));
+    let route = route
+        .map(str::as_bytes)
+        .filter(|route| route.len() < usize::from(u16::MAX));
     payload.push(method.len() as u8);
     payload.extend_from_slice(method);
-    payload.extend_from_slice(&route.map_or(u16::MAX, |route| route.len() as u16).to_le_bytes());
+    payload.extend_from_slice(
+        &route
+            .map_or(u16::MAX, |route| route.len() as u16)
+            .to_le_bytes(),
+    );
     payload.extend_from_slice(route.unwrap_or_default());
     payload.extend_from_slice(&status.as_u16().to_le_bytes());
-    payload.extend_from_slice(&u32::try_from(elapsed.as_micros()).unwrap_or(u32::MAX).to_le_bytes());
+    payload.extend_from_slice(
+        &u32::try_from(elapsed.as_micros())
+            .unwrap_or(u32::MAX)
+            .to_le_bytes(),
+    );
 }
 
 /// The notices in the payload of a [`Frame::Notices`], up to the first that is malformed.
-pub(crate) fn notices(mut payload: &[u8]) -> impl Iterator<Item = Result<RequestNotice, Malformed>> {
+pub(crate) fn notices(
+    mut payload: &[u8],
+) -> impl Iterator<Item = Result<RequestNotice, Malformed>> {
     std::iter::from_fn(move || {
         if payload.is_empty() {
             return None;
@@ -139,11 +167,20 @@ fn decode_notice(payload: &mut &[u8]) -> Option<RequestNotice> {
     let method = Method::from_bytes(payload.split_off(..usize::from(method_length))?).ok()?;
     let route = match u16::from_le_bytes(array(payload)?) {
         u16::MAX => None,
-        length => Some(str::from_utf8(payload.split_off(..usize::from(length))?).ok()?.to_owned()),
+        length => Some(
+            str::from_utf8(payload.split_off(..usize::from(length))?)
+                .ok()?
+                .to_owned(),
+        ),
     };
     let status = StatusCode::from_u16(u16::from_le_bytes(array(payload)?)).ok()?;
     let elapsed = Duration::from_micros(u32::from_le_bytes(array(payload)?).into());
-    Some(RequestNotice { method, route, status, elapsed })
+    Some(RequestNotice {
+        method,
+        route,
+        status,
+        elapsed,
+    })
 }
 
 fn array<const N: usize>(payload: &mut &[u8]) -> Option<[u8; N]> {
@@ -177,19 +214,41 @@ mod tests {
         let mut datagram = Vec::new();
         Frame::Message(b"hello").encode(&mut datagram);
         for end in 1..datagram.len() {
-            assert_eq!(frames(&datagram[..end]).collect::<Vec<_>>(), [Err(Malformed)], "{end}");
+            assert_eq!(
+                frames(&datagram[..end]).collect::<Vec<_>>(),
+                [Err(Malformed)],
+                "{end}"
+            );
         }
-        assert_eq!(frames(&[5, 255, 255, 255, 255]).collect::<Vec<_>>(), [Err(Malformed)]);
+        assert_eq!(
+            frames(&[5, 255, 255, 255, 255]).collect::<Vec<_>>(),
+            [Err(Malformed)]
+        );
     }
 
     #[test]
     fn notices_come_back_as_they_were() {
         let mut payload = Vec::new();
-        encode_notice(&Method::GET, Some("/users/{id}"), StatusCode::OK, Duration::from_micros(17), &mut payload);
-        encode_notice(&Method::from_bytes(b"PURGE").unwrap(), None, StatusCode::NOT_FOUND, Duration::MAX, &mut payload);
+        encode_notice(
+            &Method::GET,
+            Some("/users/{id}"),
+            StatusCode::OK,
+            Duration::from_micros(17),
+            &mut payload,
+        );
+        encode_notice(
+            &Method::from_bytes(b"PURGE").unwrap(),
+            None,
+            StatusCode::NOT_FOUND,
+            Duration::MAX,
+            &mut payload,
+        );
         let read: Vec<_> = notices(&payload).map(Result::unwrap).collect();
         assert_eq!(read[0].route.as_deref(), Some("/users/{id}"));
-        assert_eq!((read[1].method.as_str(), read[1].status.as_u16()), ("PURGE", 404));
+        assert_eq!(
+            (read[1].method.as_str(), read[1].status.as_u16()),
+            ("PURGE", 404)
+        );
         assert_eq!(read.len(), 2);
     }
 

@@ -30,7 +30,10 @@ impl ClusteredServer {
     }
 
     /// A worker serves (Node's `listening`); with the addresses, as bound.
-    pub fn on_listening(mut self, hook: impl FnMut(&WorkerHandle, &[Address]) + Send + 'static) -> Self {
+    pub fn on_listening(
+        mut self,
+        hook: impl FnMut(&WorkerHandle, &[Address]) + Send + 'static,
+    ) -> Self {
         self.hooks.listening = Some(Box::new(hook));
         self
     }
@@ -43,7 +46,10 @@ impl ClusteredServer {
 
     /// A worker answered a request. Sent after the response, many in a datagram, at most 10 ms later: a notice a request costs a
     /// fraction of a system call.
-    pub fn on_request(mut self, hook: impl FnMut(&WorkerHandle, RequestNotice) + Send + 'static) -> Self {
+    pub fn on_request(
+        mut self,
+        hook: impl FnMut(&WorkerHandle, RequestNotice) + Send + 'static,
+    ) -> Self {
         self.hooks.request = Some(Box::new(hook));
         self
     }

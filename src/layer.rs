@@ -92,11 +92,18 @@ impl ClusterLayer {
             row: Arc::new(row),
             notices: false,
         });
-        (Self { means: Means::Paired(worker) }, primary)
+        (
+            Self {
+                means: Means::Paired(worker),
+            },
+            primary,
+        )
     }
 
     pub(crate) fn served(worker: Worker) -> Self {
-        Self { means: Means::Served(worker) }
+        Self {
+            means: Means::Served(worker),
+        }
     }
 
     pub(crate) fn off() -> Self {
@@ -108,7 +115,10 @@ impl<S> Layer<S> for ClusterLayer {
     type Service = ClusterService<S>;
 
     fn layer(&self, inner: S) -> ClusterService<S> {
-        ClusterService { inner, means: self.means.clone() }
+        ClusterService {
+            inner,
+            means: self.means.clone(),
+        }
     }
 }
 
@@ -142,7 +152,10 @@ where
             }
         };
         let call = worker.map(|worker| Call::begin(worker, &request, by_hand));
-        ResponseFuture { inner: self.inner.call(request), call }
+        ResponseFuture {
+            inner: self.inner.call(request),
+            call,
+        }
     }
 }
 
@@ -193,8 +206,18 @@ impl Call {
         if by_hand {
             worker.row().began();
         }
-        let notice = worker.wants_notices().then(|| (request.method().clone(), request.extensions().get::<Route>().cloned()));
-        Self { worker, begun: Instant::now(), notice, by_hand }
+        let notice = worker.wants_notices().then(|| {
+            (
+                request.method().clone(),
+                request.extensions().get::<Route>().cloned(),
+            )
+        });
+        Self {
+            worker,
+            begun: Instant::now(),
+            notice,
+            by_hand,
+        }
     }
 
     fn answered(self, status: http::StatusCode) {

@@ -49,7 +49,10 @@ impl Message {
     pub fn from_bytes(bytes: impl Into<Bytes>) -> Result<Self> {
         let bytes = bytes.into();
         if bytes.len() > MAX_MESSAGE {
-            return Err(Error::TooLarge { size: bytes.len(), limit: MAX_MESSAGE });
+            return Err(Error::TooLarge {
+                size: bytes.len(),
+                limit: MAX_MESSAGE,
+            });
         }
         Ok(Self { bytes })
     }

@@ -17,7 +17,10 @@ impl Steady for BorrowedFd<'_> {}
 impl Steady for Listener {}
 
 /// Registers a descriptor with the current runtime.
-#[allow(deprecated, reason = "its successor is `unsafe`, for types whose descriptor might change or close; `Steady` ones do not")]
+#[allow(
+    deprecated,
+    reason = "its successor is `unsafe`, for types whose descriptor might change or close; `Steady` ones do not"
+)]
 pub(crate) fn watch<T: Steady>(fd: T, interest: Interest) -> io::Result<AsyncFd<T>> {
     AsyncFd::with_interest(fd, interest)
 }

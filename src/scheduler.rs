@@ -262,7 +262,11 @@ mod tests {
 
     #[test]
     fn nobody_has_room() {
-        for kind in [Scheduling::RoundRobin, Scheduling::LeastConnections, Scheduling::IpHash] {
+        for kind in [
+            Scheduling::RoundRobin,
+            Scheduling::LeastConnections,
+            Scheduling::IpHash,
+        ] {
             let mut scheduler = with_workers(kind, 2);
             scheduler.block(id(1));
             scheduler.remove(id(2));

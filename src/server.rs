@@ -31,7 +31,8 @@ pub(crate) enum Source {
     Made(Box<dyn FnOnce() -> io::Result<OwnedFd> + Send>),
 }
 
-pub(crate) type Prepare = Box<dyn FnOnce() -> Pin<Box<dyn Future<Output = Result<(), BoxError>> + Send>> + Send>;
+pub(crate) type Prepare =
+    Box<dyn FnOnce() -> Pin<Box<dyn Future<Output = Result<(), BoxError>> + Send>> + Send>;
 
 /// A clustered HTTP server: a primary process that owns the sockets, and worker processes that run the app.
 ///
@@ -72,7 +73,9 @@ impl ClusteredServer {
     /// Takes the listener that `make` makes (a std `TcpListener` or `UnixListener`, or any `OwnedFd` of a listening socket).
     ///
     /// `make` is called once, in the primary only. A ready-made listener is not accepted: each worker would bind it again.
-    pub fn bind_with<L: Into<OwnedFd>>(make: impl FnOnce() -> io::Result<L> + Send + 'static) -> Self {
+    pub fn bind_with<L: Into<OwnedFd>>(
+        make: impl FnOnce() -> io::Result<L> + Send + 'static,
+    ) -> Self {
         Self::from_source(Source::Made(Box::new(|| make().map(Into::into))))
     }
 
@@ -184,7 +187,8 @@ impl ClusteredServer {
     pub fn also(mut self, addresses: impl Addresses, router: axum::Router) -> Self {
         self.also.push(crate::service::from_router(router));
         let app = u16::try_from(self.also.len()).unwrap_or(u16::MAX);
-        self.sources.push((Source::Addresses(addresses.addresses()), app));
+        self.sources
+            .push((Source::Addresses(addresses.addresses()), app));
         self
     }
 
@@ -216,7 +220,14 @@ impl ClusteredServer {
     /// Its request body is [`RequestBody`], or any type made from it, such as axum's `Body`.
     pub fn serve_service<S, ReqBody, ResBody>(self, service: S) -> Serve
     where
-        S: Service<Request<ReqBody>, Response = Response<ResBody>, Error: Into<BoxError>, Future: Send> + Clone + Send + 'static,
+        S: Service<
+                Request<ReqBody>,
+                Response = Response<ResBody>,
+                Error: Into<BoxError>,
+                Future: Send,
+            > + Clone
+            + Send
+            + 'static,
         ReqBody: From<RequestBody> + 'static,
         ResBody: http_body::Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
     {
@@ -237,7 +248,10 @@ impl ClusteredServer {
 
 impl fmt::Debug for ClusteredServer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ClusteredServer").field("settings", &self.settings).field("hooks", &self.hooks).finish_non_exhaustive()
+        f.debug_struct("ClusteredServer")
+            .field("settings", &self.settings)
+            .field("hooks", &self.hooks)
+            .finish_non_exhaustive()
     }
 }
 
@@ -263,11 +277,18 @@ pub struct Serve {
 
 impl Serve {
     fn new(server: ClusteredServer, app: AppMaker) -> Self {
-        Self { server, app, graceful: None }
+        Self {
+            server,
+            app,
+            graceful: None,
+        }
     }
 
     /// Ends the cluster gracefully when `signal` completes, as TERM does. Polled in the primary only.
-    pub fn with_graceful_shutdown(mut self, signal: impl Future<Output = ()> + Send + 'static) -> Self {
+    pub fn with_graceful_shutdown(
+        mut self,
+        signal: impl Future<Output = ()> + Send + 'static,
+    ) -> Self {
         self.graceful = Some(Box::pin(signal));
         self
     }
@@ -281,7 +302,11 @@ impl Serve {
         if tokio::runtime::Handle::try_current().is_ok() {
             return Err(Error::InsideRuntime);
         }
-        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Runtime)?.block_on(self.into_future())
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(Error::Runtime)?
+            .block_on(self.into_future())
     }
 
     async fn serve(self) -> Result<()> {
@@ -304,7 +329,9 @@ impl IntoFuture for Serve {
 
 impl fmt::Debug for Serve {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Serve").field("server", &self.server).finish_non_exhaustive()
+        f.debug_struct("Serve")
+            .field("server", &self.server)
+            .finish_non_exhaustive()
     }
 }
 

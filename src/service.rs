@@ -20,12 +20,16 @@ use crate::{
 };
 
 /// Builds one app in a worker, once the worker is known.
-pub(crate) type AppMaker = Box<dyn FnOnce(Worker) -> Pin<Box<dyn Future<Output = Result<Arc<dyn App>>> + Send>> + Send>;
+pub(crate) type AppMaker =
+    Box<dyn FnOnce(Worker) -> Pin<Box<dyn Future<Output = Result<Arc<dyn App>>> + Send>> + Send>;
 
 /// An app from any service; the route of its requests is not known.
 pub(crate) fn from_service<S, ReqBody, ResBody>(service: S) -> AppMaker
 where
-    S: Service<Request<ReqBody>, Response = Response<ResBody>, Error: Into<BoxError>, Future: Send> + Clone + Send + 'static,
+    S: Service<Request<ReqBody>, Response = Response<ResBody>, Error: Into<BoxError>, Future: Send>
+        + Clone
+        + Send
+        + 'static,
     ReqBody: From<RequestBody> + 'static,
     ResBody: http_body::Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
 {
@@ -46,21 +50,35 @@ pub(crate) fn from_router(router: axum::Router) -> AppMaker {
 pub(crate) fn router_app(router: axum::Router, worker: &Worker) -> Arc<dyn App> {
     let layer = ClusterLayer::served(worker.clone());
     // Only from inside the router is the route known; from outside, counting costs no boxed service and no boxed future.
-    let (router, outside) = if worker.wants_notices() { (router.layer(layer), ClusterLayer::off()) } else { (router, layer) };
+    let (router, outside) = if worker.wants_notices() {
+        (router.layer(layer), ClusterLayer::off())
+    } else {
+        (router, layer)
+    };
     counted::<_, axum::body::Body, _>(outside.layer(router.with_state(())))
 }
 
 fn counted<S, ReqBody, ResBody>(service: S) -> Arc<dyn App>
 where
-    S: Service<Request<ReqBody>, Response = Response<ResBody>, Error: Into<BoxError>, Future: Send> + Clone + Send + 'static,
+    S: Service<Request<ReqBody>, Response = Response<ResBody>, Error: Into<BoxError>, Future: Send>
+        + Clone
+        + Send
+        + 'static,
     ReqBody: From<RequestBody> + 'static,
     ResBody: http_body::Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
 {
     // Services need not be `Sync`: the lock is held for one clone a connection.
     let service = Mutex::new(service);
     app(move |peer| {
-        let service = service.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        Connected { service, peer, body: PhantomData }
+        let service = service
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        Connected {
+            service,
+            peer,
+            body: PhantomData,
+        }
     })
 }
 
@@ -73,7 +91,11 @@ struct Connected<S, ReqBody> {
 
 impl<S: Clone, ReqBody> Clone for Connected<S, ReqBody> {
     fn clone(&self) -> Self {
-        Self { service: self.service.clone(), peer: self.peer, body: PhantomData }
+        Self {
+            service: self.service.clone(),
+            peer: self.peer,
+            body: PhantomData,
+        }
     }
 }
 
@@ -95,7 +117,9 @@ where
         let mut request = request.map(ReqBody::from);
         #[cfg(feature = "axum")]
         if let Some(peer) = self.peer {
-            request.extensions_mut().insert(axum::extract::ConnectInfo(peer));
+            request
+                .extensions_mut()
+                .insert(axum::extract::ConnectInfo(peer));
         }
         self.service.call(request)
     }

@@ -58,7 +58,8 @@ pub(crate) struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            workers: std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX)),
+            workers: std::thread::available_parallelism()
+                .map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX)),
             scheduling: Scheduling::default(),
             backlog: 1024,
             max_connections: None,
@@ -76,7 +77,11 @@ impl Default for Settings {
 
 impl Settings {
     /// Applies `AXUM_CLUSTER_WORKERS` and `AXUM_CLUSTER_SCHEDULING`, given as read from the environment.
-    pub(crate) fn overridden(mut self, workers: Option<&str>, scheduling: Option<&str>) -> Result<Self> {
+    pub(crate) fn overridden(
+        mut self,
+        workers: Option<&str>,
+        scheduling: Option<&str>,
+    ) -> Result<Self> {
         if let Some(value) = workers {
             self.workers = value.parse().ok().filter(|&n| n <= MAX_WORKERS).ok_or_else(|| Error::Setting {
                 name: "AXUM_CLUSTER_WORKERS",
@@ -107,13 +112,23 @@ mod tests {
 
     #[test]
     fn the_environment_overrides_and_a_typo_is_an_error() {
-        let settings = Settings::default().overridden(Some("7"), Some("ip-hash")).unwrap();
-        assert_eq!((settings.workers, settings.scheduling), (7, Scheduling::IpHash));
+        let settings = Settings::default()
+            .overridden(Some("7"), Some("ip-hash"))
+            .unwrap();
+        assert_eq!(
+            (settings.workers, settings.scheduling),
+            (7, Scheduling::IpHash)
+        );
         // K-22: an unknown value is never ignored.
-        let error = Settings::default().overridden(None, Some("rr")).unwrap_err();
+        let error = Settings::default()
+            .overridden(None, Some("rr"))
+            .unwrap_err();
         assert!(error.to_string().contains("round-robin"), "{error}");
         for bad in ["", "-1", "many", "99999"] {
-            assert!(Settings::default().overridden(Some(bad), None).is_err(), "{bad}");
+            assert!(
+                Settings::default().overridden(Some(bad), None).is_err(),
+                "{bad}"
+            );
         }
     }
 }

@@ -48,12 +48,24 @@ impl PrimarySignals {
             int: signal(SignalKind::interrupt())?,
             quit: signal(SignalKind::quit())?,
             // Started under nohup, the program is meant to outlive its terminal.
-            hup: if is_ignored(Number::SIGHUP) { None } else { Some(signal(SignalKind::hangup())?) },
+            hup: if is_ignored(Number::SIGHUP) {
+                None
+            } else {
+                Some(signal(SignalKind::hangup())?)
+            },
             usr1: signal(SignalKind::user_defined1())?,
             usr2: signal(SignalKind::user_defined2())?,
             // With a terminal these two are the terminal's own: a background process that reads or writes it.
-            more: if had_terminal { None } else { Some(signal(raw(Number::SIGTTIN))?) },
-            fewer: if had_terminal { None } else { Some(signal(raw(Number::SIGTTOU))?) },
+            more: if had_terminal {
+                None
+            } else {
+                Some(signal(raw(Number::SIGTTIN))?)
+            },
+            fewer: if had_terminal {
+                None
+            } else {
+                Some(signal(raw(Number::SIGTTOU))?)
+            },
             had_terminal,
             _child: signal(SignalKind::child())?,
         })
@@ -124,7 +136,15 @@ pub(crate) fn held_back_in_child<T>(spawn: impl FnOnce() -> T) -> io::Result<T> 
 }
 
 fn held_back() -> SigSet {
-    [Number::SIGTERM, Number::SIGINT, Number::SIGHUP, Number::SIGUSR1, Number::SIGUSR2].into_iter().collect()
+    [
+        Number::SIGTERM,
+        Number::SIGINT,
+        Number::SIGHUP,
+        Number::SIGUSR1,
+        Number::SIGUSR2,
+    ]
+    .into_iter()
+    .collect()
 }
 
 fn terminal_stops() -> SigSet {
@@ -143,6 +163,10 @@ fn has_terminal() -> bool {
 /// Whether the process was started with this signal ignored.
 fn is_ignored(signal: Number) -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).map(str::trim);
-    mask.and_then(|mask| u64::from_str_radix(mask, 16).ok()).is_some_and(|mask| mask & (1 << (signal as u32 - 1)) != 0)
+    let mask = status
+        .lines()
+        .find_map(|line| line.strip_prefix("SigIgn:"))
+        .map(str::trim);
+    mask.and_then(|mask| u64::from_str_radix(mask, 16).ok())
+        .is_some_and(|mask| mask & (1 << (signal as u32 - 1)) != 0)
 }

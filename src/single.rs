@@ -47,7 +47,10 @@ struct Server {
 }
 
 impl Single {
-    #[allow(clippy::too_many_arguments, reason = "called once, with what `start` has made")]
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "called once, with what `start` has made"
+    )]
     pub(crate) fn new(
         running: Running,
         end: oneshot::Sender<Result<()>>,
@@ -59,8 +62,14 @@ impl Single {
         events: Events,
     ) -> Result<Self> {
         limits::raise();
-        let signals = PrimarySignals::catch().map_err(|source| Error::System { doing: "catch signals", source })?;
-        let (row, _page) = Row::create().map_err(|source| Error::System { doing: "map the scoreboard", source })?;
+        let signals = PrimarySignals::catch().map_err(|source| Error::System {
+            doing: "catch signals",
+            source,
+        })?;
+        let (row, _page) = Row::create().map_err(|source| Error::System {
+            doing: "map the scoreboard",
+            source,
+        })?;
         let row = Arc::new(row);
         let (id, slot, generation) = (WorkerId::new(0), Slot::new(0), Generation::new(0));
         let (to_primary, to_worker) = (Arc::new(Outbox::default()), Arc::new(Outbox::default()));
@@ -78,7 +87,20 @@ impl Single {
         let handle = WorkerHandle::new(id, slot, generation, std::process::id(), to_worker, row);
         shared.born(handle.clone());
         cluster::announce_worker(&worker);
-        Ok(Self { running, server: Server { end, settings, listeners, signals, shared, commands, events, worker, handle } })
+        Ok(Self {
+            running,
+            server: Server {
+                end,
+                settings,
+                listeners,
+                signals,
+                shared,
+                commands,
+                events,
+                worker,
+                handle,
+            },
+        })
     }
 
     pub(crate) fn worker(&self) -> &Worker {
@@ -110,7 +132,11 @@ impl Server {
         let connections = Connections::new(timeouts(&self.settings), self.worker.row().clone());
         // Ends with this function, however it ends.
         let mut tasks = JoinSet::new();
-        tasks.spawn(to_primary(self.worker.clone(), self.handle.clone(), self.events.clone()));
+        tasks.spawn(to_primary(
+            self.worker.clone(),
+            self.handle.clone(),
+            self.events.clone(),
+        ));
         tasks.spawn(to_worker(self.worker.clone(), self.handle.clone()));
         tasks.spawn({
             let connections = connections.clone();
@@ -119,10 +145,18 @@ impl Server {
         let mut accepting = JoinSet::new();
         // Nothing comes back here, so nobody waits for the tasks: their connections are waited for.
         let (done, _) = mpsc::channel(1);
-        let serving = Serving { connections: connections.clone(), worker: self.worker.clone(), intake: None, done };
+        let serving = Serving {
+            connections: connections.clone(),
+            worker: self.worker.clone(),
+            intake: None,
+            done,
+        };
         for (listener, app) in std::mem::take(&mut self.listeners) {
-            let listener = reactor::watch(listener, Interest::READABLE)
-                .map_err(|source| Error::System { doing: "watch a listening socket", source })?;
+            let listener =
+                reactor::watch(listener, Interest::READABLE).map_err(|source| Error::System {
+                    doing: "watch a listening socket",
+                    source,
+                })?;
             accepting.spawn(accept(listener, app, apps.clone(), serving.clone()));
         }
         for event in [Event::Fork, Event::Online, Event::Listening] {
@@ -145,7 +179,12 @@ impl Server {
         self.handle.outbox().close();
         self.handle.died();
         self.events.send(Event::Disconnect(self.handle.clone()));
-        let exit = Exit { status: ExitStatus::default(), in_flight: 0, open_connections: 0, after_disconnect: true };
+        let exit = Exit {
+            status: ExitStatus::default(),
+            in_flight: 0,
+            open_connections: 0,
+            after_disconnect: true,
+        };
         self.events.send(Event::Exit(self.handle.clone(), exit));
         Ok(())
     }
@@ -170,12 +209,29 @@ impl Server {
     }
 }
 
-async fn accept(listener: AsyncFd<Listener>, listens_for: u16, apps: Arc<[Arc<dyn App>]>, serving: Serving) {
+async fn accept(
+    listener: AsyncFd<Listener>,
+    listens_for: u16,
+    apps: Arc<[Arc<dyn App>]>,
+    serving: Serving,
+) {
     loop {
-        let accepted = listener.async_io(Interest::READABLE, |listener| sockets::accept(listener)).await;
+        let accepted = listener
+            .async_io(Interest::READABLE, |listener| sockets::accept(listener))
+            .await;
         let served = accepted.and_then(|(fd, peer)| {
-            let app = apps.get(usize::from(listens_for)).ok_or(io::ErrorKind::NotFound)?;
-            app.clone().spawn(Conn { fd, listener: listens_for, peer, read: None }, &serving)
+            let app = apps
+                .get(usize::from(listens_for))
+                .ok_or(io::ErrorKind::NotFound)?;
+            app.clone().spawn(
+                Conn {
+                    fd,
+                    listener: listens_for,
+                    peer,
+                    read: None,
+                },
+                &serving,
+            )
         });
         match served {
             Ok(()) => serving.worker.row().took(1),
@@ -196,10 +252,19 @@ async fn to_primary(worker: Worker, handle: WorkerHandle, events: Events) {
             match frame {
                 Frame::Message(bytes) if events.wants.messages => {
                     let message = Message::received(datagram.slice_ref(bytes));
-                    events.send(Event::Message(handle.clone(), message, consumption.clone(), frame.size()));
+                    events.send(Event::Message(
+                        handle.clone(),
+                        message,
+                        consumption.clone(),
+                        frame.size(),
+                    ));
                 }
                 Frame::Message(_) => consumption.add(frame.size()),
-                Frame::Notices(payload) => events.send(Event::Notices(handle.clone(), datagram.slice_ref(payload), consumption.clone())),
+                Frame::Notices(payload) => events.send(Event::Notices(
+                    handle.clone(),
+                    datagram.slice_ref(payload),
+                    consumption.clone(),
+                )),
                 Frame::Consumed(n) => {
                     handle.outbox().consumed(n as usize);
                 }
@@ -214,7 +279,10 @@ async fn to_worker(worker: Worker, handle: WorkerHandle) {
     while let Some(datagram) = handle.outbox().next().await {
         for frame in frames(&datagram).flatten() {
             match frame {
-                Frame::Message(bytes) => worker.hub().push(Message::received(bytes::Bytes::copy_from_slice(bytes)), frame.size()),
+                Frame::Message(bytes) => worker.hub().push(
+                    Message::received(bytes::Bytes::copy_from_slice(bytes)),
+                    frame.size(),
+                ),
                 Frame::Consumed(n) => {
                     worker.outbox().consumed(n as usize);
                 }

@@ -33,12 +33,18 @@ pub(crate) struct Listener {
 impl Listener {
     /// Binds and listens. A host name is looked up, and the first of its addresses that can be had is used.
     pub(crate) async fn bind(address: &Address, backlog: u32) -> Result<Self> {
-        let failed = |source| Error::Bind { address: address.clone(), source };
+        let failed = |source| Error::Bind {
+            address: address.clone(),
+            source,
+        };
         match address.kind() {
             Kind::Socket(addr) => Self::tcp(*addr, backlog).map_err(failed),
             Kind::Unix(path) => Self::unix(path, backlog).await.map_err(failed),
             Kind::Name(name) => {
-                let bad = |source| Error::Address { given: name.clone(), source };
+                let bad = |source| Error::Address {
+                    given: name.clone(),
+                    source,
+                };
                 let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
                 for addr in tokio::net::lookup_host(name).await.map_err(bad)? {
                     match Self::tcp(addr, backlog) {
@@ -53,10 +59,16 @@ impl Listener {
 
     /// Takes a socket that listens already.
     pub(crate) fn ready_made(fd: OwnedFd) -> Result<Self> {
-        let failed = |source| Error::System { doing: "use the listener made by `bind_with`", source };
+        let failed = |source| Error::System {
+            doing: "use the listener made by `bind_with`",
+            source,
+        };
         let socket = Socket::from(fd);
         if !socket.is_listener().map_err(failed)? {
-            return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, "this socket does not listen")));
+            return Err(failed(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "this socket does not listen",
+            )));
         }
         Self::finish(socket, None).map_err(failed)
     }
@@ -92,9 +104,18 @@ impl Listener {
                 Address::from(addr)
             }
             (None, Some(path)) => Address::unix(path.to_owned()),
-            (None, None) => return Err(io::Error::new(io::ErrorKind::InvalidInput, "neither an IP nor a unix path listener")),
+            (None, None) => {
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidInput,
+                    "neither an IP nor a unix path listener",
+                ));
+            }
         };
-        Ok(Self { fd: socket.into(), local, _file: file })
+        Ok(Self {
+            fd: socket.into(),
+            local,
+            _file: file,
+        })
     }
 }
 
@@ -114,15 +135,24 @@ impl AsFd for Listener {
 /// other's. The lock is on the directory itself: no lock file stays behind.
 async fn lock_directory_of(path: &Path) -> io::Result<OwnedFd> {
     let parent = path.parent().unwrap_or(Path::new("/"));
-    let directory = rustix::fs::open(parent, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let directory = rustix::fs::open(
+        parent,
+        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?;
     for _ in 0..50 {
         match rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => return Ok(directory),
-            Err(rustix::io::Errno::WOULDBLOCK) => tokio::time::sleep(Duration::from_millis(10)).await,
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                tokio::time::sleep(Duration::from_millis(10)).await
+            }
             Err(error) => return Err(error.into()),
         }
     }
-    Err(io::Error::new(io::ErrorKind::TimedOut, "another program holds the lock of the directory"))
+    Err(io::Error::new(
+        io::ErrorKind::TimedOut,
+        "another program holds the lock of the directory",
+    ))
 }
 
 /// Removes a socket that nobody listens on. A live one is an error, and so is a file that is no socket: it is never touched.
@@ -133,12 +163,17 @@ fn remove_stale(path: &Path) -> io::Result<()> {
         Err(error) => return Err(error),
     };
     if !metadata.file_type().is_socket() {
-        return Err(io::Error::new(io::ErrorKind::AlreadyExists, "a file that is no socket stands there"));
+        return Err(io::Error::new(
+            io::ErrorKind::AlreadyExists,
+            "a file that is no socket stands there",
+        ));
     }
     let probe = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     probe.set_nonblocking(true)?;
     match probe.connect(&SockAddr::unix(path)?) {
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            std::fs::remove_file(path)
+        }
         // Also when its backlog is full (EAGAIN): somebody listens.
         Ok(()) | Err(_) => Err(io::ErrorKind::AddrInUse.into()),
     }
@@ -155,13 +190,19 @@ struct SocketFile {
 impl SocketFile {
     fn new(path: PathBuf) -> io::Result<Self> {
         let metadata = std::fs::symlink_metadata(&path)?;
-        Ok(Self { path, device: metadata.dev(), inode: metadata.ino() })
+        Ok(Self {
+            path,
+            device: metadata.dev(),
+            inode: metadata.ino(),
+        })
     }
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if std::fs::symlink_metadata(&self.path).is_ok_and(|now| (now.dev(), now.ino()) == (self.device, self.inode)) {
+        if std::fs::symlink_metadata(&self.path)
+            .is_ok_and(|now| (now.dev(), now.ino()) == (self.device, self.inode))
+        {
             // Nobody is left to tell; the next start replaces a socket that stayed.
             let _ = std::fs::remove_file(&self.path);
         }
@@ -212,17 +253,29 @@ macro_rules! either {
 }
 
 impl AsyncRead for Stream {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         either!(self, stream => Pin::new(stream).poll_read(cx, buf))
     }
 }
 
 impl AsyncWrite for Stream {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         either!(self, stream => Pin::new(stream).poll_write(cx, buf))
     }
 
-    fn poll_write_vectored(self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         either!(self, stream => Pin::new(stream).poll_write_vectored(cx, bufs))
     }
 
@@ -245,7 +298,8 @@ mod tests {
     use std::os::unix::net::{UnixListener, UnixStream};
 
     fn scratch(name: &str) -> PathBuf {
-        let directory = std::env::temp_dir().join(format!("axum-cluster-{}-{name}", std::process::id()));
+        let directory =
+            std::env::temp_dir().join(format!("axum-cluster-{}-{name}", std::process::id()));
         std::fs::create_dir_all(&directory).unwrap();
         directory.join("s.sock")
     }
@@ -254,13 +308,22 @@ mod tests {
     async fn a_port_in_use_is_named() {
         let first = Listener::bind(&"127.0.0.1:0".into(), 16).await.unwrap();
         let error = Listener::bind(&first.local, 16).await.unwrap_err();
-        assert!(error.to_string().contains(&first.local.to_string()), "{error}");
+        assert!(
+            error.to_string().contains(&first.local.to_string()),
+            "{error}"
+        );
     }
 
     #[tokio::test]
     async fn an_unknown_host_is_a_bad_address() {
         for bad in ["no such host:80", "127.0.0.1", "127.0.0.1:99999", ""] {
-            assert!(matches!(Listener::bind(&bad.into(), 16).await, Err(Error::Address { .. })), "{bad}");
+            assert!(
+                matches!(
+                    Listener::bind(&bad.into(), 16).await,
+                    Err(Error::Address { .. })
+                ),
+                "{bad}"
+            );
         }
     }
 
@@ -269,15 +332,23 @@ mod tests {
     async fn a_stale_socket_is_replaced_a_live_one_and_a_file_are_not() {
         let path = scratch("stale");
         drop(UnixListener::bind(&path).unwrap());
-        let listener = Listener::bind(&Address::unix(path.clone()), 16).await.unwrap();
+        let listener = Listener::bind(&Address::unix(path.clone()), 16)
+            .await
+            .unwrap();
         UnixStream::connect(&path).unwrap();
-        assert!(matches!(Listener::bind(&Address::unix(path.clone()), 16).await, Err(Error::Bind { .. })));
+        assert!(matches!(
+            Listener::bind(&Address::unix(path.clone()), 16).await,
+            Err(Error::Bind { .. })
+        ));
         UnixStream::connect(&path).expect("the live one is still there");
         drop(listener);
         assert!(!path.exists(), "removed with its listener");
 
         std::fs::write(&path, "precious").unwrap();
-        assert!(matches!(Listener::bind(&Address::unix(path.clone()), 16).await, Err(Error::Bind { .. })));
+        assert!(matches!(
+            Listener::bind(&Address::unix(path.clone()), 16).await,
+            Err(Error::Bind { .. })
+        ));
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
         std::fs::remove_dir_all(path.parent().unwrap()).unwrap();
     }
@@ -285,7 +356,9 @@ mod tests {
     #[tokio::test]
     async fn a_socket_that_took_our_place_is_left_alone() {
         let path = scratch("place");
-        let listener = Listener::bind(&Address::unix(path.clone()), 16).await.unwrap();
+        let listener = Listener::bind(&Address::unix(path.clone()), 16)
+            .await
+            .unwrap();
         std::fs::remove_file(&path).unwrap();
         let _other = UnixListener::bind(&path).unwrap();
         drop(listener);
@@ -297,6 +370,9 @@ mod tests {
     fn a_ready_made_socket_must_listen() {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         assert!(Listener::ready_made(socket.into()).is_err());
-        assert!(Listener::ready_made(std::net::TcpListener::bind("127.0.0.1:0").unwrap().into()).is_ok());
+        assert!(
+            Listener::ready_made(std::net::TcpListener::bind("127.0.0.1:0").unwrap().into())
+                .is_ok()
+        );
     }
 }

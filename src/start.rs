@@ -8,7 +8,9 @@ use crate::{
     birth::{Birth, birth},
     cluster::{self, Claim, Primary, Role},
     error::{Error, Result},
-    primary::{self, Event, Events, Hooks, Image, Origin, Setup, Shared, is_test_binary, program_path},
+    primary::{
+        self, Event, Events, Hooks, Image, Origin, Setup, Shared, is_test_binary, program_path,
+    },
     server::{ClusteredServer, Source},
     service::AppMaker,
     settings::Settings,
@@ -76,38 +78,81 @@ pub(crate) async fn begin(server: ClusteredServer) -> Result<Part> {
 }
 
 async fn begin_primary(server: ClusteredServer) -> Result<Part> {
-    let ClusteredServer { sources, also, settings, hooks, program, prepare } = server;
+    let ClusteredServer {
+        sources,
+        also,
+        settings,
+        hooks,
+        program,
+        prepare,
+    } = server;
     let variable = |name| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned());
-    let settings = settings.overridden(variable("AXUM_CLUSTER_WORKERS").as_deref(), variable("AXUM_CLUSTER_SCHEDULING").as_deref())?;
+    let settings = settings.overridden(
+        variable("AXUM_CLUSTER_WORKERS").as_deref(),
+        variable("AXUM_CLUSTER_SCHEDULING").as_deref(),
+    )?;
     let image = match &program {
         Some(path) => Image::open(path)?,
         None => Image::running()?,
     };
     if settings.workers > 0 && program.is_none() && is_test_binary(image.path()) {
-        return Err(Error::TestBinary { program: image.path().to_owned() });
+        return Err(Error::TestBinary {
+            program: image.path().to_owned(),
+        });
     }
     let program = program.unwrap_or_else(program_path);
     let listeners = bind(sources, settings.backlog).await?;
     if let Some(prepare) = prepare {
         prepare().await.map_err(Error::Prepare)?;
     }
-    let addresses = listeners.iter().map(|(listener, _)| listener.local.clone()).collect();
+    let addresses = listeners
+        .iter()
+        .map(|(listener, _)| listener.local.clone())
+        .collect();
     let (command, commands) = mpsc::unbounded_channel();
     let shared = Shared::new(command, addresses);
     let primary = Primary::new(shared.clone());
     let (queue, events) = mpsc::unbounded_channel();
-    let queue = Events { queue, wants: hooks.wants() };
+    let queue = Events {
+        queue,
+        wants: hooks.wants(),
+    };
     let mut secret = [0; 64];
     fill_random(&mut secret)?;
     cluster::announce_primary(&primary);
-    let running = |result| Running { primary: primary.clone(), hooks, events, result, ended: false };
+    let running = |result| Running {
+        primary: primary.clone(),
+        hooks,
+        events,
+        result,
+        ended: false,
+    };
     if settings.workers == 0 {
         let (end, result) = oneshot::channel();
-        let single = Single::new(running(result), end, settings, listeners, secret, shared, commands, queue)?;
+        let single = Single::new(
+            running(result),
+            end,
+            settings,
+            listeners,
+            secret,
+            shared,
+            commands,
+            queue,
+        )?;
         return Ok(Part::Single(Box::new(single), also));
     }
     mind_threads(&settings);
-    let setup = Setup { settings, image, program, origin: Origin::capture(), listeners, secret: secret.to_vec(), shared, commands, events: queue };
+    let setup = Setup {
+        settings,
+        image,
+        program,
+        origin: Origin::capture(),
+        listeners,
+        secret: secret.to_vec(),
+        shared,
+        commands,
+        events: queue,
+    };
     Ok(Part::Primary(running(start_thread(setup)?)))
 }
 
@@ -121,7 +166,10 @@ async fn bind(sources: Vec<(Source, u16)>, backlog: u32) -> Result<Vec<(Listener
                 }
             }
             Source::Made(make) => {
-                let made = make().map_err(|source| Error::System { doing: "make the listener in `bind_with`", source })?;
+                let made = make().map_err(|source| Error::System {
+                    doing: "make the listener in `bind_with`",
+                    source,
+                })?;
                 listeners.push((Listener::ready_made(made)?, app));
             }
         }
@@ -132,15 +180,22 @@ async fn bind(sources: Vec<(Source, u16)>, backlog: u32) -> Result<Vec<(Listener
 fn fill_random(secret: &mut [u8]) -> Result<()> {
     let mut filled = 0;
     while filled < secret.len() {
-        filled += rustix::rand::getrandom(&mut secret[filled..], rustix::rand::GetRandomFlags::empty())
-            .map_err(|error| Error::System { doing: "get random bytes", source: error.into() })?;
+        filled +=
+            rustix::rand::getrandom(&mut secret[filled..], rustix::rand::GetRandomFlags::empty())
+                .map_err(|error| Error::System {
+                doing: "get random bytes",
+                source: error.into(),
+            })?;
     }
     Ok(())
 }
 
 /// The primary's loop has a thread and a runtime of its own: nothing that the program does delays accepting.
 fn start_thread(setup: Setup) -> Result<oneshot::Receiver<Result<()>>> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Runtime)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(Error::Runtime)?;
     let (end, result) = oneshot::channel();
     let shared = setup.shared.clone();
     std::thread::Builder::new()
@@ -180,7 +235,10 @@ pub(crate) struct Running {
 
 impl Running {
     /// Runs hooks until the cluster has ended; begins a graceful end when `graceful` completes.
-    pub(crate) async fn wait(mut self, graceful: Option<Pin<Box<dyn Future<Output = ()> + Send>>>) -> Result<()> {
+    pub(crate) async fn wait(
+        mut self,
+        graceful: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    ) -> Result<()> {
         let mut graceful = graceful.unwrap_or_else(|| Box::pin(std::future::pending()));
         let mut asked = false;
         loop {
@@ -198,7 +256,11 @@ impl Running {
             }
         }
         self.ended = true;
-        (&mut self.result).await.unwrap_or_else(|_| Err(Error::Runtime(std::io::Error::other("the primary's thread panicked"))))
+        (&mut self.result).await.unwrap_or_else(|_| {
+            Err(Error::Runtime(std::io::Error::other(
+                "the primary's thread panicked",
+            )))
+        })
     }
 }
 

@@ -64,7 +64,12 @@ where
     }
 
     pub(super) fn waiting(service: S, request: Request<RequestBody>, exchange: Exchange) -> Self {
-        Self::new(State::Waiting { request: Some(Box::new((service, request))) }, exchange)
+        Self::new(
+            State::Waiting {
+                request: Some(Box::new((service, request))),
+            },
+            exchange,
+        )
     }
 
     pub(super) fn failed(error: BoxError, exchange: Exchange) -> Self {
@@ -72,7 +77,11 @@ where
     }
 
     fn new(state: State<S>, exchange: Exchange) -> Self {
-        Self { state, exchange: Some(exchange), reply: PhantomData }
+        Self {
+            state,
+            exchange: Some(exchange),
+            reply: PhantomData,
+        }
     }
 }
 
@@ -89,14 +98,20 @@ where
                     None => return Poll::Pending, // polled after its end
                 },
                 StateProjection::Waiting { request: waiting } => {
-                    let Some((service, _)) = waiting.as_deref_mut() else { return Poll::Pending };
+                    let Some((service, _)) = waiting.as_deref_mut() else {
+                        return Poll::Pending;
+                    };
                     let ready = ready!(service.poll_ready(cx));
                     match (ready, waiting.take()) {
                         (Ok(()), Some(waiting)) => {
                             let (mut service, request) = *waiting;
-                            Self::Running { future: service.call(request) }
+                            Self::Running {
+                                future: service.call(request),
+                            }
                         }
-                        (Err(error), _) => Self::Failed { error: Some(error.into()) },
+                        (Err(error), _) => Self::Failed {
+                            error: Some(error.into()),
+                        },
                         (Ok(()), None) => return Poll::Pending,
                     }
                 }
@@ -117,9 +132,13 @@ where
         let this = self.project();
         let mut response = ready!(this.state.poll(cx))?;
         let exchange = this.exchange.take();
-        let closes = exchange.as_ref().is_some_and(|exchange| exchange.link().orders.look().contains(Orders::CLOSE));
+        let closes = exchange
+            .as_ref()
+            .is_some_and(|exchange| exchange.link().orders.look().contains(Orders::CLOSE));
         if closes && R::WRITERS == Writers::One && !response.status().is_informational() {
-            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            response
+                .headers_mut()
+                .insert(CONNECTION, HeaderValue::from_static("close"));
         }
         Poll::Ready(Ok(response.map(|body| R::new(body, exchange))))
     }

@@ -23,12 +23,18 @@ use super::{
 
 /// What serves requests: a tower service.
 pub(crate) trait Serves<B>:
-    Service<Request<RequestBody>, Response = Response<B>, Error: Into<BoxError>, Future: Send> + Clone + Send + 'static
+    Service<Request<RequestBody>, Response = Response<B>, Error: Into<BoxError>, Future: Send>
+    + Clone
+    + Send
+    + 'static
 {
 }
 
 impl<S, B> Serves<B> for S where
-    S: Service<Request<RequestBody>, Response = Response<B>, Error: Into<BoxError>, Future: Send> + Clone + Send + 'static
+    S: Service<Request<RequestBody>, Response = Response<B>, Error: Into<BoxError>, Future: Send>
+        + Clone
+        + Send
+        + 'static
 {
 }
 
@@ -48,7 +54,11 @@ pub(super) struct App<S, R> {
 
 impl<S, R> App<S, R> {
     pub(super) fn new(service: S, link: Arc<Link>) -> Self {
-        Self { service: RefCell::new(service), link, reply: PhantomData }
+        Self {
+            service: RefCell::new(service),
+            link,
+            reply: PhantomData,
+        }
     }
 }
 
@@ -64,7 +74,8 @@ where
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         self.link.wait_for(Phase::Busy);
         let exchange = Exchange::begin(&self.link, R::WRITERS);
-        let request = request.map(|body| RequestBody::new(body, (R::WRITERS == Writers::One).then_some(&self.link)));
+        let request = request
+            .map(|body| RequestBody::new(body, (R::WRITERS == Writers::One).then_some(&self.link)));
         let mut service = self.service.borrow_mut();
         // The waker is of no use: who is not ready is asked again by the answer's first poll.
         match service.poll_ready(&mut Context::from_waker(Waker::noop())) {

@@ -33,7 +33,11 @@ impl RequestBody {
             }
             unread.then(|| Hold::new(link))
         });
-        Self { body, ended: false, unread }
+        Self {
+            body,
+            ended: false,
+            unread,
+        }
     }
 }
 
@@ -47,7 +51,10 @@ impl Body for RequestBody {
     type Data = Bytes;
     type Error = hyper::Error;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let this = self.get_mut();
         if this.is_end_stream() {
             return Poll::Ready(None); // hyper would say so only with the next request, where the answer came first
@@ -60,7 +67,10 @@ impl Body for RequestBody {
         };
         // The end, as hyper's decoder counts it: the decoder has moved on to the next request. A body that is kept holds
         // nothing up from here on.
-        if let Some(hold) = this.unread.take_if(|_| this.ended || this.body.is_end_stream()) {
+        if let Some(hold) = this
+            .unread
+            .take_if(|_| this.ended || this.body.is_end_stream())
+        {
             hold.link().body_unread.store(false, Relaxed);
         }
         Poll::Ready(frame)

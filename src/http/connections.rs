@@ -106,8 +106,16 @@ impl Connections {
             Start::Moved(before) => (Phase::Idle, before, Orders::default()),
             Start::Stays(before) => (Phase::Idle, before, Orders::CLOSE),
         };
-        let phase = if before.is_empty() { silent } else { Phase::Head };
-        let socket = Socket::new(stream, before, Link::new(Arc::clone(&self.0), phase, orders));
+        let phase = if before.is_empty() {
+            silent
+        } else {
+            Phase::Head
+        };
+        let socket = Socket::new(
+            stream,
+            before,
+            Link::new(Arc::clone(&self.0), phase, orders),
+        );
         drive(socket, service)
     }
 }

@@ -39,13 +39,19 @@ pub(super) struct Activity {
 
 impl Activity {
     pub(super) fn look(&self) -> Moment {
-        let moment = Moment { exchanges: self.exchanges.load(Acquire), holds: self.holds.load(Acquire) };
+        let moment = Moment {
+            exchanges: self.exchanges.load(Acquire),
+            holds: self.holds.load(Acquire),
+        };
         if moment.holds == 0 {
             return moment;
         }
         // Who waits for the last hold to go must not miss it: see the drop of `Hold`.
         fence(SeqCst);
-        Moment { exchanges: self.exchanges.load(Acquire), holds: self.holds.load(Acquire) }
+        Moment {
+            exchanges: self.exchanges.load(Acquire),
+            holds: self.holds.load(Acquire),
+        }
     }
 
     /// Takes up to `most` ended exchanges out, and says how many it took. Each is taken once, whoever takes it.
@@ -70,7 +76,10 @@ impl Activity {
         match writers {
             Writers::One => self.exchanges.store(change(before), Release),
             Writers::Many => {
-                while let Err(now) = self.exchanges.compare_exchange_weak(before, change(before), AcqRel, Acquire) {
+                while let Err(now) =
+                    self.exchanges
+                        .compare_exchange_weak(before, change(before), AcqRel, Acquire)
+                {
                     before = now;
                 }
             }
@@ -120,7 +129,10 @@ impl Exchange {
     pub(super) fn begin(link: &Arc<Link>, writers: Writers) -> Self {
         link.row().began();
         link.activity.change(writers, |word| word + 1);
-        Self { link: Arc::clone(link), writers }
+        Self {
+            link: Arc::clone(link),
+            writers,
+        }
     }
 
     pub(super) fn link(&self) -> &Link {
@@ -131,7 +143,10 @@ impl Exchange {
 impl Drop for Exchange {
     fn drop(&mut self) {
         // One comes off the living and is added to the ended, in one step.
-        let before = self.link.activity.change(self.writers, |word| word + FINISHED - 1);
+        let before = self
+            .link
+            .activity
+            .change(self.writers, |word| word + FINISHED - 1);
         if before & CLOSED != 0 {
             self.link.row().ended(1);
         }

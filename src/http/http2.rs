@@ -128,7 +128,10 @@ impl<B: Body> Reply<B> for Streamed<B> {
     const WRITERS: Writers = Writers::Many;
 
     fn new(body: B, exchange: Option<Exchange>) -> Self {
-        Self { body, exchange: Arc::new(exchange) }
+        Self {
+            body,
+            exchange: Arc::new(exchange),
+        }
     }
 }
 
@@ -136,10 +139,16 @@ impl<B: Body> Body for Streamed<B> {
     type Data = Piece<B::Data>;
     type Error = B::Error;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Self::Data>, B::Error>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, B::Error>>> {
         let this = self.project();
         let frame = ready!(this.body.poll_frame(cx));
-        let piece = |data| Piece { data, _exchange: Arc::clone(this.exchange) };
+        let piece = |data| Piece {
+            data,
+            _exchange: Arc::clone(this.exchange),
+        };
         Poll::Ready(frame.map(|frame| frame.map(|frame| frame.map_data(piece))))
     }
 

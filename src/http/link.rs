@@ -55,8 +55,17 @@ pub(super) struct Link {
 impl fmt::Debug for Link {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Not the hub, which would show all links, this one included.
-        let Self { orders, waiting, activity, .. } = self;
-        f.debug_tuple("Link").field(orders).field(waiting).field(activity).finish()
+        let Self {
+            orders,
+            waiting,
+            activity,
+            ..
+        } = self;
+        f.debug_tuple("Link")
+            .field(orders)
+            .field(waiting)
+            .field(activity)
+            .finish()
     }
 }
 
@@ -98,7 +107,9 @@ impl Link {
 
     /// Whether it is the driver who polls: then no other waker need be kept.
     pub(super) fn is_driver(&self, cx: &Context<'_>) -> bool {
-        self.driver.get().is_some_and(|driver| driver.will_wake(cx.waker()))
+        self.driver
+            .get()
+            .is_some_and(|driver| driver.will_wake(cx.waker()))
     }
 
     pub(super) fn is_cut(&self) -> bool {
@@ -119,12 +130,19 @@ impl Link {
     /// Whether a timeout is exceeded.
     pub(super) fn is_late(&self) -> bool {
         let (phase, since) = self.waiting.look();
-        let Some((since, limit)) = self.limit(phase, since) else { return false };
+        let Some((since, limit)) = self.limit(phase, since) else {
+            return false;
+        };
         self.hub.clock.is_over(since, limit)
     }
 
     fn limit(&self, phase: Phase, since: u64) -> Option<(u64, Duration)> {
-        let Timeouts { first_byte, head, idle, linger } = self.hub.timeouts;
+        let Timeouts {
+            first_byte,
+            head,
+            idle,
+            linger,
+        } = self.hub.timeouts;
         let limit = match phase {
             Phase::Busy => None,
             Phase::Head => head,

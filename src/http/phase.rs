@@ -63,7 +63,10 @@ pub(super) struct Clock {
 
 impl Clock {
     pub(super) fn new(interval: Duration) -> Self {
-        Self { now: AtomicU64::new(0), interval }
+        Self {
+            now: AtomicU64::new(0),
+            interval,
+        }
     }
 
     pub(super) fn now(&self) -> u64 {
@@ -93,7 +96,10 @@ mod tests {
     #[test]
     fn a_word_keeps_phase_and_time() {
         for phase in [Phase::FirstByte, Phase::Head, Phase::Idle, Phase::Busy] {
-            assert_eq!(Waiting::new(phase, 123_456_789).look(), (phase, 123_456_789));
+            assert_eq!(
+                Waiting::new(phase, 123_456_789).look(),
+                (phase, 123_456_789)
+            );
         }
     }
 

@@ -36,7 +36,9 @@ pub(super) async fn read<IO: AsyncRead + Unpin>(socket: &mut Socket<IO>) -> Prea
             match socket.poll_more(cx) {
                 Poll::Ready(Ok(1..)) => continue,
                 // A beginning of the preface and then the end: hyper answers it as what it is, a bad request.
-                Poll::Ready(Ok(0)) if !socket.before().is_empty() => return Poll::Ready(Preamble::Http1),
+                Poll::Ready(Ok(0)) if !socket.before().is_empty() => {
+                    return Poll::Ready(Preamble::Http1);
+                }
                 Poll::Ready(_) => return Poll::Ready(Preamble::Gone),
                 Poll::Pending => {}
             }
@@ -71,9 +73,15 @@ mod tests {
     fn a_beginning_of_the_preface_can_be_either() {
         for n in 0..PREFACE.len() {
             assert_eq!(protocol(&PREFACE[..n]), None);
-            assert_eq!(protocol(&[&PREFACE[..n], b"?"].concat()), Some(Preamble::Http1));
+            assert_eq!(
+                protocol(&[&PREFACE[..n], b"?"].concat()),
+                Some(Preamble::Http1)
+            );
         }
-        assert_eq!(protocol(&[PREFACE, b"more"].concat()), Some(Preamble::Http2));
+        assert_eq!(
+            protocol(&[PREFACE, b"more"].concat()),
+            Some(Preamble::Http2)
+        );
         assert_eq!(protocol(b"GET / HTTP/1.1\r\n"), Some(Preamble::Http1));
     }
 }

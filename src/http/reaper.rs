@@ -23,7 +23,15 @@ pub(super) async fn run(hub: &Hub) {
 
 /// Fine enough for the smallest timeout, and no finer.
 pub(super) fn interval(timeouts: &Timeouts) -> Duration {
-    let Timeouts { first_byte, head, idle, linger } = *timeouts;
-    let smallest = [first_byte, head, idle].into_iter().flatten().fold(linger, Duration::min);
+    let Timeouts {
+        first_byte,
+        head,
+        idle,
+        linger,
+    } = *timeouts;
+    let smallest = [first_byte, head, idle]
+        .into_iter()
+        .flatten()
+        .fold(linger, Duration::min);
     (smallest / 8).clamp(Duration::from_millis(25), Duration::from_secs(1))
 }

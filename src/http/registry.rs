@@ -64,12 +64,19 @@ impl Registry {
     pub(super) fn order(&self, orders: Orders) -> Vec<Arc<Link>> {
         let mut list = self.lock();
         list.orders = list.orders.union(orders);
-        list.links().filter(|link| link.orders.put(orders)).cloned().collect()
+        list.links()
+            .filter(|link| link.orders.put(orders))
+            .cloned()
+            .collect()
     }
 
     /// Tells the connections that are late that they are, and returns them: to be woken.
     pub(super) fn order_late(&self) -> Vec<Arc<Link>> {
-        self.lock().links().filter(|link| link.is_late() && link.orders.put(Orders::LATE)).cloned().collect()
+        self.lock()
+            .links()
+            .filter(|link| link.is_late() && link.orders.put(Orders::LATE))
+            .cloned()
+            .collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, List> {

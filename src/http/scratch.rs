@@ -25,7 +25,9 @@ pub(super) fn poll_read<R: AsyncRead, T>(
     let mut buffer = BUFFER.take();
     buffer.resize(SIZE, 0);
     let mut unfilled = ReadBuf::new(&mut buffer);
-    let read = reader.poll_read(cx, &mut unfilled).map_ok(|()| look(unfilled.filled()));
+    let read = reader
+        .poll_read(cx, &mut unfilled)
+        .map_ok(|()| look(unfilled.filled()));
     BUFFER.set(buffer);
     read
 }

@@ -33,7 +33,14 @@ pub(super) struct Socket<IO> {
 impl<IO> Socket<IO> {
     /// Enters the stream in the books.
     pub(super) fn new(stream: IO, before: Bytes, link: Link) -> Self {
-        Self { before, stream, ended: false, shut: false, http1: true, entry: Entry::new(link) }
+        Self {
+            before,
+            stream,
+            ended: false,
+            shut: false,
+            http1: true,
+            entry: Entry::new(link),
+        }
     }
 
     pub(super) fn link(&self) -> &Arc<Link> {
@@ -95,7 +102,11 @@ fn join(first: Bytes, second: Bytes) -> Bytes {
 }
 
 impl<IO: AsyncRead + Unpin> AsyncRead for Socket<IO> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let this = &mut *self;
         if this.link().is_cut() {
             return Poll::Ready(Ok(()));
@@ -135,7 +146,11 @@ impl<IO: AsyncWrite + Unpin> Socket<IO> {
 }
 
 impl<IO: AsyncWrite + Unpin> AsyncWrite for Socket<IO> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         if self.link().is_cut() {
             return Poll::Ready(Err(cut()));
         }
@@ -143,7 +158,11 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Socket<IO> {
         self.wrote(cx, wrote)
     }
 
-    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         if self.link().is_cut() {
             return Poll::Ready(Err(cut()));
         }
@@ -172,7 +191,10 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Socket<IO> {
 }
 
 fn cut() -> io::Error {
-    io::Error::new(io::ErrorKind::ConnectionAborted, "the server has cut the connection")
+    io::Error::new(
+        io::ErrorKind::ConnectionAborted,
+        "the server has cut the connection",
+    )
 }
 
 /// An open connection in the books of the process: counting is a guard.
@@ -187,7 +209,11 @@ impl Entry {
     fn new(link: Link) -> Self {
         let link = Arc::new(link);
         let place = link.hub().registry.enter(&link);
-        Self { link, place, released: false }
+        Self {
+            link,
+            place,
+            released: false,
+        }
     }
 }
 

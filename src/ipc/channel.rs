@@ -12,11 +12,7 @@ use std::{
 use tokio::io::{Interest, unix::AsyncFd};
 
 pub(crate) use super::datagram::{Received, pair};
-use super::{
-    datagram,
-    limits,
-    outbox::Outbox,
-};
+use super::{datagram, limits, outbox::Outbox};
 use crate::{
     frame::{Frame, MAX_DATAGRAM},
     reactor,
@@ -34,7 +30,8 @@ pub(crate) struct Channel {
 impl Channel {
     /// Takes a non-blocking SEQPACKET socket into the current runtime.
     pub(crate) fn new(socket: OwnedFd) -> io::Result<Self> {
-        reactor::watch(socket, Interest::READABLE | Interest::WRITABLE).map(|socket| Self { socket })
+        reactor::watch(socket, Interest::READABLE | Interest::WRITABLE)
+            .map(|socket| Self { socket })
     }
 
     /// Receives the next datagram into `buffer`; `None` at the end.
@@ -44,11 +41,18 @@ impl Channel {
     pub(crate) async fn receive(&self, buffer: &mut Buffer) -> io::Result<Option<Received>> {
         let mut reset = false;
         loop {
-            let received = self.socket.async_io(Interest::READABLE, |fd| limits::lifted(|| datagram::receive(fd, &mut buffer.0))).await;
+            let received = self
+                .socket
+                .async_io(Interest::READABLE, |fd| {
+                    limits::lifted(|| datagram::receive(fd, &mut buffer.0))
+                })
+                .await;
             match received {
                 Ok(Received { len: 0, .. }) => return Ok(None),
                 Ok(received) => return Ok(Some(received)),
-                Err(error) if error.kind() == io::ErrorKind::ConnectionReset && !reset => reset = true,
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset && !reset => {
+                    reset = true
+                }
                 Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(None),
                 Err(error) => return Err(error),
             }
@@ -56,7 +60,11 @@ impl Channel {
     }
 
     pub(crate) async fn send(&self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
-        self.socket.async_io(Interest::WRITABLE, |socket| datagram::send(socket, bytes, fds)).await
+        self.socket
+            .async_io(Interest::WRITABLE, |socket| {
+                datagram::send(socket, bytes, fds)
+            })
+            .await
     }
 
     /// Sends what comes into the outbox until it is closed or the other side is gone.
@@ -97,14 +105,18 @@ pub(crate) struct Consumption {
 
 impl Consumption {
     pub(crate) fn new(outbox: Arc<Outbox>) -> Self {
-        Self { outbox, untold: AtomicUsize::new(0) }
+        Self {
+            outbox,
+            untold: AtomicUsize::new(0),
+        }
     }
 
     /// `bytes` of messages or notices, as framed, will take no more memory.
     pub(crate) fn add(&self, bytes: usize) {
         if self.untold.fetch_add(bytes, Relaxed) + bytes >= TELL {
             let told = self.untold.swap(0, Relaxed);
-            self.outbox.order(&Frame::Consumed(u32::try_from(told).unwrap_or(u32::MAX)));
+            self.outbox
+                .order(&Frame::Consumed(u32::try_from(told).unwrap_or(u32::MAX)));
         }
     }
 }

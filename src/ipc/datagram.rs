@@ -7,8 +7,9 @@ use std::{
 };
 
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
-    SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
+    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg,
+    sendmsg, socketpair,
 };
 
 /// The most descriptors a datagram of this crate carries.
@@ -28,25 +29,46 @@ pub(crate) struct Received {
 
 /// Two connected sockets, both non-blocking and CLOEXEC from birth.
 pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
-    Ok(socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC, None)?)
+    Ok(socketpair(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::NONBLOCK | SocketFlags::CLOEXEC,
+        None,
+    )?)
 }
 
 pub(crate) fn send(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
     let mut space = [MaybeUninit::uninit(); CONTROL];
     let mut control = SendAncillaryBuffer::new(&mut space);
     if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "too many descriptors for one datagram"));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "too many descriptors for one datagram",
+        ));
     }
-    sendmsg(socket, &[IoSlice::new(bytes)], &mut control, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?;
+    sendmsg(
+        socket,
+        &[IoSlice::new(bytes)],
+        &mut control,
+        SendFlags::DONTWAIT | SendFlags::NOSIGNAL,
+    )?;
     Ok(())
 }
 
 pub(crate) fn receive(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<Received> {
     let mut space = [MaybeUninit::uninit(); CONTROL];
     let mut control = RecvAncillaryBuffer::new(&mut space);
-    let message = recvmsg(socket, &mut [IoSliceMut::new(buffer)], &mut control, RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC)?;
+    let message = recvmsg(
+        socket,
+        &mut [IoSliceMut::new(buffer)],
+        &mut control,
+        RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC,
+    )?;
     if message.flags.contains(ReturnFlags::TRUNC) {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "an oversized datagram"));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "an oversized datagram",
+        ));
     }
     let fds = control
         .drain()
@@ -56,7 +78,11 @@ pub(crate) fn receive(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<Receiv
         })
         .flatten()
         .collect();
-    Ok(Received { len: message.bytes, fds, truncated: message.flags.contains(ReturnFlags::CTRUNC) })
+    Ok(Received {
+        len: message.bytes,
+        fds,
+        truncated: message.flags.contains(ReturnFlags::CTRUNC),
+    })
 }
 
 #[cfg(test)]
@@ -70,11 +96,25 @@ mod tests {
         send(&a, b"hello", &[x.as_fd(), y.as_fd()]).unwrap();
         let mut buffer = [0; 16];
         let received = receive(&b, &mut buffer).unwrap();
-        assert_eq!((&buffer[..received.len], received.fds.len(), received.truncated), (&b"hello"[..], 2, false));
+        assert_eq!(
+            (
+                &buffer[..received.len],
+                received.fds.len(),
+                received.truncated
+            ),
+            (&b"hello"[..], 2, false)
+        );
         for fd in &received.fds {
-            assert!(rustix::io::fcntl_getfd(fd).unwrap().contains(rustix::io::FdFlags::CLOEXEC));
+            assert!(
+                rustix::io::fcntl_getfd(fd)
+                    .unwrap()
+                    .contains(rustix::io::FdFlags::CLOEXEC)
+            );
         }
-        assert_eq!(receive(&b, &mut buffer).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        assert_eq!(
+            receive(&b, &mut buffer).unwrap_err().kind(),
+            io::ErrorKind::WouldBlock
+        );
     }
 
     #[test]
@@ -83,7 +123,14 @@ mod tests {
         let (x, y) = pair().unwrap();
         send(&a, &[0; 64], &[x.as_fd()]).unwrap();
         drop(x);
-        assert_eq!(receive(&b, &mut [0; 8]).unwrap_err().kind(), io::ErrorKind::InvalidData);
-        assert_eq!(receive(&y, &mut [0; 8]).unwrap().len, 0, "the copy in the datagram was the last one");
+        assert_eq!(
+            receive(&b, &mut [0; 8]).unwrap_err().kind(),
+            io::ErrorKind::InvalidData
+        );
+        assert_eq!(
+            receive(&y, &mut [0; 8]).unwrap().len,
+            0,
+            "the copy in the datagram was the last one"
+        );
     }
 }

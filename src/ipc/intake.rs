@@ -100,7 +100,11 @@ fn send(socket: impl AsFd, conns: &[Conn]) -> io::Result<()> {
         // Only a connection that travels alone has one.
         memfd = conn.encode(&mut bytes)?;
     }
-    let fds: Vec<_> = conns.iter().map(|conn| conn.fd.as_fd()).chain(memfd.as_ref().map(AsFd::as_fd)).collect();
+    let fds: Vec<_> = conns
+        .iter()
+        .map(|conn| conn.fd.as_fd())
+        .chain(memfd.as_ref().map(AsFd::as_fd))
+        .collect();
     datagram::send(socket, &bytes, &fds)
 }
 
@@ -123,7 +127,10 @@ fn decode_head(bytes: &mut &[u8]) -> Option<Head> {
     let listener = u16::from_le_bytes(array(bytes)?);
     let peer = match array::<1>(bytes)? {
         [0] => None,
-        [4] => Some(SocketAddr::from((Ipv4Addr::from(array::<4>(bytes)?), u16::from_le_bytes(array(bytes)?)))),
+        [4] => Some(SocketAddr::from((
+            Ipv4Addr::from(array::<4>(bytes)?),
+            u16::from_le_bytes(array(bytes)?),
+        ))),
         [6] => {
             let ip = Ipv6Addr::from(array::<16>(bytes)?);
             let port = u16::from_le_bytes(array(bytes)?);
@@ -140,7 +147,12 @@ fn decode_head(bytes: &mut &[u8]) -> Option<Head> {
         }
         _ => return None,
     };
-    Some(Head { listener, peer, read, in_memfd: kind == READ_IN_MEMFD })
+    Some(Head {
+        listener,
+        peer,
+        read,
+        in_memfd: kind == READ_IN_MEMFD,
+    })
 }
 
 fn decode(mut bytes: &[u8], received: Received) -> Option<Batch> {
@@ -150,21 +162,45 @@ fn decode(mut bytes: &[u8], received: Received) -> Option<Batch> {
     }
     let memfds = heads.iter().filter(|head| head.in_memfd).count();
     let missing = (heads.len() + memfds).saturating_sub(received.fds.len());
-    if heads.len() + memfds < received.fds.len() || (missing > 0) != received.truncated || (memfds > 0 && heads.len() > 1) {
+    if heads.len() + memfds < received.fds.len()
+        || (missing > 0) != received.truncated
+        || (memfds > 0 && heads.len() > 1)
+    {
         return None;
     }
     if memfds > 0 && missing > 0 {
         // Without what was read of it a connection cannot go on.
-        return Some(Batch { conns: Vec::new(), lost: heads.len() });
+        return Some(Batch {
+            conns: Vec::new(),
+            lost: heads.len(),
+        });
     }
     let mut fds = received.fds.into_iter();
     let mut conns = Vec::with_capacity(heads.len());
-    for Head { listener, peer, read, in_memfd } in heads {
+    for Head {
+        listener,
+        peer,
+        read,
+        in_memfd,
+    } in heads
+    {
         let Some(fd) = fds.next() else { break };
-        let read = if in_memfd { Some(memfd::open(fds.next()?, MAX_READ).ok()?) } else { read };
-        conns.push(Conn { fd, listener, peer, read });
+        let read = if in_memfd {
+            Some(memfd::open(fds.next()?, MAX_READ).ok()?)
+        } else {
+            read
+        };
+        conns.push(Conn {
+            fd,
+            listener,
+            peer,
+            read,
+        });
     }
-    Some(Batch { conns, lost: missing })
+    Some(Batch {
+        conns,
+        lost: missing,
+    })
 }
 
 fn array<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
@@ -178,7 +214,9 @@ fn receive(socket: impl AsFd) -> io::Result<Option<Batch>> {
         return Ok(None);
     }
     let len = received.len;
-    decode(&buffer[..len], received).map(Some).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "a malformed hand-over"))
+    decode(&buffer[..len], received)
+        .map(Some)
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "a malformed hand-over"))
 }
 
 /// What became of connections that were to be handed over.
@@ -220,7 +258,9 @@ impl IntakeSender {
         match send(&self.socket, conns) {
             Ok(()) => Handed::Sent,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Handed::Full,
-            Err(error) if error.raw_os_error() == Some(nix::errno::Errno::ETOOMANYREFS as i32) => Handed::TooManyInFlight,
+            Err(error) if error.raw_os_error() == Some(nix::errno::Errno::ETOOMANYREFS as i32) => {
+                Handed::TooManyInFlight
+            }
             Err(error) => Handed::Gone(error),
         }
     }
@@ -235,7 +275,9 @@ impl IntakeSender {
 
     /// The way back; once, for the task that reads it.
     pub(crate) fn handbacks(&self) -> io::Result<Handbacks> {
-        Ok(Handbacks { socket: reactor::watch(self.socket.try_clone()?, Interest::READABLE)? })
+        Ok(Handbacks {
+            socket: reactor::watch(self.socket.try_clone()?, Interest::READABLE)?,
+        })
     }
 
     /// Takes back the next datagram the worker has not read.
@@ -264,7 +306,10 @@ pub(crate) struct Handbacks {
 impl Handbacks {
     /// The next connections that come back. The intake has no end on this side: its reader is stopped when the worker has ended.
     pub(crate) async fn receive(&self) -> io::Result<Batch> {
-        self.socket.async_io(Interest::READABLE, |socket| receive(socket)).await.map(Option::unwrap_or_default)
+        self.socket
+            .async_io(Interest::READABLE, |socket| receive(socket))
+            .await
+            .map(Option::unwrap_or_default)
     }
 
     /// What has come and was not read, once the worker has ended.
@@ -281,14 +326,17 @@ pub(crate) struct IntakeReceiver {
 
 impl IntakeReceiver {
     pub(crate) fn new(socket: OwnedFd) -> io::Result<Self> {
-        Ok(Self { socket: reactor::watch(socket, Interest::READABLE | Interest::WRITABLE)? })
+        Ok(Self {
+            socket: reactor::watch(socket, Interest::READABLE | Interest::WRITABLE)?,
+        })
     }
 
     /// The next connections; `None` when the intake is finished. Cancel safe.
     pub(crate) async fn receive(&self) -> io::Result<Option<Batch>> {
-        self.socket.async_io(Interest::READABLE, |socket| receive(socket)).await
+        self.socket
+            .async_io(Interest::READABLE, |socket| receive(socket))
+            .await
     }
-
 
     /// Gives a connection back to the primary, which has another worker go on with it.
     ///
@@ -296,10 +344,16 @@ impl IntakeReceiver {
     ///
     /// With the connection, which nobody takes: the primary is gone.
     pub(crate) async fn give_back(&self, conn: Conn) -> Result<(), Conn> {
-        let sent = self.socket.async_io(Interest::WRITABLE, |socket| match send(socket, std::slice::from_ref(&conn)) {
-            // Too many descriptors in flight: the socket is writable all the same. See `Handed::TooManyInFlight`.
-            Err(error) if error.raw_os_error() == Some(nix::errno::Errno::ETOOMANYREFS as i32) => Ok(false),
-            sent => sent.map(|()| true),
+        let sent = self.socket.async_io(Interest::WRITABLE, |socket| {
+            match send(socket, std::slice::from_ref(&conn)) {
+                // Too many descriptors in flight: the socket is writable all the same. See `Handed::TooManyInFlight`.
+                Err(error)
+                    if error.raw_os_error() == Some(nix::errno::Errno::ETOOMANYREFS as i32) =>
+                {
+                    Ok(false)
+                }
+                sent => sent.map(|()| true),
+            }
         });
         match sent.await {
             Ok(true) => Ok(()),
@@ -321,7 +375,12 @@ mod tests {
 
     fn conn(peer: Option<&str>) -> Conn {
         let (fd, _) = datagram::pair().unwrap();
-        Conn { fd, listener: 7, peer: peer.map(|peer| peer.parse().unwrap()), read: None }
+        Conn {
+            fd,
+            listener: 7,
+            peer: peer.map(|peer| peer.parse().unwrap()),
+            read: None,
+        }
     }
 
     #[tokio::test]
@@ -331,7 +390,10 @@ mod tests {
         let peers = [Some("127.0.0.1:80"), None, Some("[fe80::1%3]:443")];
         assert!(matches!(sender.send(&peers.map(conn)), Handed::Sent));
         let batch = receiver.receive().await.unwrap().unwrap();
-        assert_eq!(batch.conns.iter().map(|conn| conn.peer).collect::<Vec<_>>(), peers.map(|peer| peer.map(|peer| peer.parse().unwrap())));
+        assert_eq!(
+            batch.conns.iter().map(|conn| conn.peer).collect::<Vec<_>>(),
+            peers.map(|peer| peer.map(|peer| peer.parse().unwrap()))
+        );
         assert!(batch.conns.iter().all(|conn| conn.listener == 7));
         sender.finish();
         assert!(receiver.receive().await.unwrap().is_none());
@@ -368,15 +430,31 @@ mod tests {
         let handbacks = sender.handbacks().unwrap();
         let receiver = IntakeReceiver::new(sender.worker_end().try_clone().unwrap()).unwrap();
         sender.finish();
-        assert!(receiver.receive().await.unwrap().is_none(), "the way there is closed, the way back is not");
+        assert!(
+            receiver.receive().await.unwrap().is_none(),
+            "the way there is closed, the way back is not"
+        );
         for size in [0, 1, INLINE, INLINE + 1, 408 * 1024] {
             let read = Bytes::from(vec![b'x'; size]);
-            receiver.give_back(Conn { read: Some(read.clone()), ..conn(Some("127.0.0.1:80")) }).await.unwrap();
+            receiver
+                .give_back(Conn {
+                    read: Some(read.clone()),
+                    ..conn(Some("127.0.0.1:80"))
+                })
+                .await
+                .unwrap();
             let back = handbacks.receive().await.unwrap().conns.remove(0);
             assert_eq!(back.read, Some(read));
             let next = IntakeSender::new().unwrap();
             assert!(matches!(next.send(&[back]), Handed::Sent), "{size}");
-            assert_eq!(next.take_back().unwrap().conns[0].read.as_ref().unwrap().len(), size);
+            assert_eq!(
+                next.take_back().unwrap().conns[0]
+                    .read
+                    .as_ref()
+                    .unwrap()
+                    .len(),
+                size
+            );
         }
         drop((sender, handbacks));
         assert!(receiver.give_back(conn(None)).await.is_err());

@@ -31,8 +31,20 @@ fn limits() -> Option<&'static Limits> {
             // Far more than any process opens: an infinite hard limit stays as it is.
             let top = hard.unwrap_or(1 << 20);
             let reserve = RESERVE.min(top / 4);
-            let limits = Limits { ordinary: top - reserve, lifted: top - reserve + LIFT.min(reserve / 2), hard };
-            setrlimit(Resource::Nofile, Rlimit { current: Some(limits.ordinary), maximum: hard }).ok().map(|()| limits)
+            let limits = Limits {
+                ordinary: top - reserve,
+                lifted: top - reserve + LIFT.min(reserve / 2),
+                hard,
+            };
+            setrlimit(
+                Resource::Nofile,
+                Rlimit {
+                    current: Some(limits.ordinary),
+                    maximum: hard,
+                },
+            )
+            .ok()
+            .map(|()| limits)
         })
         .as_ref()
 }
@@ -49,13 +61,26 @@ pub(crate) fn is_full(received: &OwnedFd) -> bool {
 
 /// The number at which descriptors count as used up.
 pub(crate) fn ordinary() -> u64 {
-    limits().map_or_else(|| getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX), |limits| limits.ordinary)
+    limits().map_or_else(
+        || getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX),
+        |limits| limits.ordinary,
+    )
 }
 
 /// Runs `receive` with the soft limit lifted. Costs two `prlimit` calls, 0.3 µs together, shared by the connections of one datagram.
 pub(crate) fn lifted<T>(receive: impl FnOnce() -> T) -> T {
-    let Some(limits) = limits() else { return receive() };
-    let set = |current| setrlimit(Resource::Nofile, Rlimit { current: Some(current), maximum: limits.hard });
+    let Some(limits) = limits() else {
+        return receive();
+    };
+    let set = |current| {
+        setrlimit(
+            Resource::Nofile,
+            Rlimit {
+                current: Some(current),
+                maximum: limits.hard,
+            },
+        )
+    };
     // Refused only if somebody lowered the hard limit since; then receiving goes on under what there is.
     let _ = set(limits.lifted);
     let received = receive();

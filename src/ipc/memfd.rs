@@ -9,10 +9,16 @@ use bytes::Bytes;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, fstat, memfd_create};
 
 /// Everything that makes the content final.
-const FINAL: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::WRITE).union(SealFlags::SEAL);
+const FINAL: SealFlags = SealFlags::SHRINK
+    .union(SealFlags::GROW)
+    .union(SealFlags::WRITE)
+    .union(SealFlags::SEAL);
 
 pub(crate) fn seal(bytes: &[u8]) -> io::Result<OwnedFd> {
-    let fd = memfd_create("axum-cluster", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+    let fd = memfd_create(
+        "axum-cluster",
+        MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING,
+    )?;
     let mut written = 0;
     while written < bytes.len() {
         written += rustix::io::pwrite(&fd, &bytes[written..], written as u64)?;

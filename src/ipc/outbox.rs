@@ -107,7 +107,9 @@ impl Outbox {
         let mut queue = self.queue();
         queue.reserve(frame.size())?;
         match queue.messages.back_mut() {
-            Some(datagram) if datagram.len() + frame.size() <= MAX_DATAGRAM => frame.encode(datagram),
+            Some(datagram) if datagram.len() + frame.size() <= MAX_DATAGRAM => {
+                frame.encode(datagram)
+            }
             _ => {
                 let mut datagram = Vec::with_capacity(frame.size().max(256));
                 frame.encode(&mut datagram);
@@ -120,7 +122,13 @@ impl Outbox {
     }
 
     /// Queues a notice, or drops and counts it when the primary does not keep up: a request never waits for a hook.
-    pub(crate) fn notice(&self, method: &Method, route: Option<&str>, status: StatusCode, elapsed: Duration) {
+    pub(crate) fn notice(
+        &self,
+        method: &Method,
+        route: Option<&str>,
+        status: StatusCode,
+        elapsed: Duration,
+    ) {
         let mut queue = self.queue();
         let before = queue.notices.len();
         encode_notice(method, route, status, elapsed, &mut queue.notices);
@@ -152,7 +160,11 @@ impl Outbox {
     pub(crate) fn close(&self) {
         let mut queue = self.queue();
         let dropped = queue.dropped;
-        *queue = Queue { closed: true, dropped, ..Queue::default() };
+        *queue = Queue {
+            closed: true,
+            dropped,
+            ..Queue::default()
+        };
         drop(queue);
         self.news.notify_one();
         self.idle.notify_waiters();
@@ -243,11 +255,20 @@ mod tests {
         };
         assert!(matches!(full, Error::Full));
         assert_eq!(sent, CAPACITY / 60_005);
-        while tokio::time::timeout(Duration::from_millis(1), outbox.next()).await.is_ok() {}
-        assert!(matches!(outbox.message(&message(60_000)), Err(Error::Full)), "sent is not yet consumed");
+        while tokio::time::timeout(Duration::from_millis(1), outbox.next())
+            .await
+            .is_ok()
+        {}
+        assert!(
+            matches!(outbox.message(&message(60_000)), Err(Error::Full)),
+            "sent is not yet consumed"
+        );
         assert!(outbox.consumed(60_005));
         outbox.message(&message(60_000)).unwrap();
-        assert!(!outbox.consumed(usize::MAX), "a peer that claims too much is found out");
+        assert!(
+            !outbox.consumed(usize::MAX),
+            "a peer that claims too much is found out"
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -258,8 +279,14 @@ mod tests {
         }
         let begun = tokio::time::Instant::now();
         let datagram = outbox.next().await.unwrap();
-        assert!(begun.elapsed() >= LINGER && begun.elapsed() < LINGER * 3, "{:?}", begun.elapsed());
-        let Some(Ok(Frame::Notices(payload))) = frames(&datagram).next() else { panic!("notices") };
+        assert!(
+            begun.elapsed() >= LINGER && begun.elapsed() < LINGER * 3,
+            "{:?}",
+            begun.elapsed()
+        );
+        let Some(Ok(Frame::Notices(payload))) = frames(&datagram).next() else {
+            panic!("notices")
+        };
         assert_eq!(crate::frame::notices(payload).count(), 3);
     }
 

@@ -33,14 +33,19 @@ enum Accepted {
 
 impl Acceptor {
     pub(super) fn new(listener: Listener, app: u16) -> io::Result<Self> {
-        Ok(Self { listener: reactor::watch(listener, Interest::READABLE)?, app })
+        Ok(Self {
+            listener: reactor::watch(listener, Interest::READABLE)?,
+            app,
+        })
     }
 
     /// Accepts for ever.
     pub(super) async fn run(&self, dispatch: Rc<RefCell<Dispatch>>) {
         loop {
             room(&dispatch).await;
-            let Ok(mut ready) = self.listener.readable().await else { return };
+            let Ok(mut ready) = self.listener.readable().await else {
+                return;
+            };
             // Another listener may have used up the room meanwhile.
             if !dispatch.borrow().has_room() {
                 continue;
@@ -72,7 +77,12 @@ impl Acceptor {
         let mut outcome = Accepted::Some;
         for _ in 0..ACCEPT_BATCH {
             match sockets::accept(&self.listener) {
-                Ok((fd, peer)) => dispatch.place(Conn { fd, listener: self.app, peer, read: None }),
+                Ok((fd, peer)) => dispatch.place(Conn {
+                    fd,
+                    listener: self.app,
+                    peer,
+                    read: None,
+                }),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     outcome = Accepted::All;
                     break;

@@ -117,10 +117,17 @@ mod tests {
         }
         choice.add(id(4), Generation::new(1));
         assert!((0..10).all(|_| choice.pick_newest(None) == Some(id(4))));
-        assert_eq!((0..8).filter(|_| choice.pick(None) == Some(id(4))).count(), 2, "new ones go to all");
+        assert_eq!(
+            (0..8).filter(|_| choice.pick(None) == Some(id(4))).count(),
+            2,
+            "new ones go to all"
+        );
         choice.block(id(4));
         assert_eq!(choice.pick_newest(None), None);
         choice.remove(id(4));
-        assert!(choice.pick_newest(None).is_some(), "the newest that is left");
+        assert!(
+            choice.pick_newest(None).is_some(),
+            "the newest that is left"
+        );
     }
 }

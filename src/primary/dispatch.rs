@@ -20,8 +20,8 @@ use crate::{
         intake::{self, BATCH, Batch, CROWDED, Conn, Handed, IntakeSender},
         limits,
     },
-    settings::Scheduling,
     scoreboard::Row,
+    settings::Scheduling,
 };
 
 /// A worker that has taken nothing for so long, with connections waiting, is stuck.
@@ -71,7 +71,9 @@ struct Intake {
 
 impl Intake {
     fn queued(&self) -> u64 {
-        self.sent.saturating_sub(self.back).saturating_sub(self.row.taken())
+        self.sent
+            .saturating_sub(self.back)
+            .saturating_sub(self.row.taken())
     }
 }
 
@@ -96,7 +98,13 @@ impl Dispatch {
     }
 
     /// Takes a worker into the choice.
-    pub(super) fn add(&mut self, id: WorkerId, generation: Generation, sender: Rc<IntakeSender>, row: Arc<Row>) {
+    pub(super) fn add(
+        &mut self,
+        id: WorkerId,
+        generation: Generation,
+        sender: Rc<IntakeSender>,
+        row: Arc<Row>,
+    ) {
         let (taken, closed, heartbeat) = (row.taken(), row.done_with(), row.heartbeat());
         let intake = Intake {
             sender,
@@ -128,16 +136,24 @@ impl Dispatch {
     /// Forgets a worker whose process has ended and places what it had not taken. Returns how many connections it held.
     pub(super) fn remove(&mut self, id: WorkerId) -> u64 {
         self.choice.remove(id);
-        let Some(mut intake) = self.intakes.remove(&id) else { return 0 };
+        let Some(mut intake) = self.intakes.remove(&id) else {
+            return 0;
+        };
         take_back(&mut intake, &mut self.waiting);
         self.waiting.extend(intake.batch);
         self.place_waiting();
-        intake.sent.saturating_sub(intake.back).saturating_sub(intake.row.done_with())
+        intake
+            .sent
+            .saturating_sub(intake.back)
+            .saturating_sub(intake.row.done_with())
     }
 
     /// Whether accepting makes sense: somebody has room and nothing waits already.
     pub(super) fn has_room(&self) -> bool {
-        self.returned.is_empty() && self.waiting.is_empty() && self.crowded.is_none() && self.choice.has_room()
+        self.returned.is_empty()
+            && self.waiting.is_empty()
+            && self.crowded.is_none()
+            && self.choice.has_room()
     }
 
     /// Told whenever [`has_room`](Self::has_room) may have changed.
@@ -153,7 +169,10 @@ impl Dispatch {
     /// Takes connections that a worker gives back, and places them before anything else.
     pub(super) fn take_returned(&mut self, batch: Batch) {
         if batch.lost > 0 {
-            tracing::error!(connections = batch.lost, "lost on their way back: the primary is out of descriptors");
+            tracing::error!(
+                connections = batch.lost,
+                "lost on their way back: the primary is out of descriptors"
+            );
         }
         self.returned.extend(batch.conns);
         self.place_waiting();
@@ -169,10 +188,19 @@ impl Dispatch {
             None => self.choice.pick(peer),
         };
         let Some(id) = picked else {
-            if came_back { &mut self.returned } else { &mut self.waiting }.push_back(conn);
+            if came_back {
+                &mut self.returned
+            } else {
+                &mut self.waiting
+            }
+            .push_back(conn);
             return;
         };
-        if self.intakes.get(&id).is_some_and(|intake| !intake::fits(&intake.batch, &conn)) {
+        if self
+            .intakes
+            .get(&id)
+            .is_some_and(|intake| !intake::fits(&intake.batch, &conn))
+        {
             self.send(id);
         }
         let Some(intake) = self.intakes.get_mut(&id) else {
@@ -195,7 +223,9 @@ impl Dispatch {
     }
 
     fn send(&mut self, id: WorkerId) {
-        let Some(intake) = self.intakes.get_mut(&id) else { return };
+        let Some(intake) = self.intakes.get_mut(&id) else {
+            return;
+        };
         if intake.batch.is_empty() {
             return;
         }
@@ -203,7 +233,9 @@ impl Dispatch {
         if self.in_flight + n > limits::ordinary() / CROWD_DIVISOR && !self.recount(n) {
             return self.crowd(id);
         }
-        let Some(intake) = self.intakes.get_mut(&id) else { return };
+        let Some(intake) = self.intakes.get_mut(&id) else {
+            return;
+        };
         match intake.sender.send(&intake.batch) {
             Handed::Sent => {
                 intake.sent += n;
@@ -244,7 +276,12 @@ impl Dispatch {
             let batch = std::mem::take(&mut intake.batch);
             self.choice.released(id, batch.len() as u64);
             for conn in batch.into_iter().rev() {
-                if conn.read.is_some() { &mut self.returned } else { &mut self.waiting }.push_front(conn);
+                if conn.read.is_some() {
+                    &mut self.returned
+                } else {
+                    &mut self.waiting
+                }
+                .push_front(conn);
             }
         }
         self.trouble.notify_one();
@@ -257,7 +294,11 @@ impl Dispatch {
 
     /// A window that was full has room.
     pub(super) fn opened(&mut self, id: WorkerId) {
-        if self.intakes.get(&id).is_some_and(|intake| !intake.rescued && !intake.retired) {
+        if self
+            .intakes
+            .get(&id)
+            .is_some_and(|intake| !intake.rescued && !intake.retired)
+        {
             self.choice.unblock(id);
         }
         self.place_waiting();
@@ -297,7 +338,8 @@ impl Dispatch {
         }
         for (&id, intake) in &mut self.intakes {
             let closed = intake.row.done_with();
-            self.choice.released(id, closed.saturating_sub(intake.closed));
+            self.choice
+                .released(id, closed.saturating_sub(intake.closed));
             intake.closed = closed;
         }
     }
@@ -339,7 +381,9 @@ impl Dispatch {
             }
             return;
         }
-        let Some(intake) = self.intakes.get_mut(&id) else { return };
+        let Some(intake) = self.intakes.get_mut(&id) else {
+            return;
+        };
         let before = intake.back;
         take_back(intake, &mut self.waiting);
         intake.idle_since = None;
@@ -379,7 +423,10 @@ fn take_back(intake: &mut Intake, waiting: &mut VecDeque<Conn>) {
     while let Some(batch) = intake.sender.take_back() {
         intake.back += (batch.conns.len() + batch.lost) as u64;
         if batch.lost > 0 {
-            tracing::error!(connections = batch.lost, "lost in hand-over: the primary is out of descriptors");
+            tracing::error!(
+                connections = batch.lost,
+                "lost in hand-over: the primary is out of descriptors"
+            );
         }
         waiting.extend(batch.conns);
     }

@@ -38,9 +38,27 @@ struct Shared {
 }
 
 impl WorkerHandle {
-    pub(crate) fn new(id: WorkerId, slot: Slot, generation: Generation, pid: u32, outbox: Arc<Outbox>, row: Arc<Row>) -> Self {
-        let shared = Shared { id, slot, generation, pid, outbox, row, retired: AtomicBool::new(false), dead: AtomicBool::new(false) };
-        Self { shared: Arc::new(shared) }
+    pub(crate) fn new(
+        id: WorkerId,
+        slot: Slot,
+        generation: Generation,
+        pid: u32,
+        outbox: Arc<Outbox>,
+        row: Arc<Row>,
+    ) -> Self {
+        let shared = Shared {
+            id,
+            slot,
+            generation,
+            pid,
+            outbox,
+            row,
+            retired: AtomicBool::new(false),
+            dead: AtomicBool::new(false),
+        };
+        Self {
+            shared: Arc::new(shared),
+        }
     }
 
     /// Its number: unique, never reused.

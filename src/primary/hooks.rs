@@ -10,7 +10,14 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use super::{Primary, handle::WorkerHandle};
-use crate::{address::Address, error::Error, event::Exit, frame, ipc::channel::Consumption, message::{Message, RequestNotice}};
+use crate::{
+    address::Address,
+    error::Error,
+    event::Exit,
+    frame,
+    ipc::channel::Consumption,
+    message::{Message, RequestNotice},
+};
 
 /// What the primary's loop tells the program. One queue, so that everything about one worker is in order.
 #[derive(Debug)]
@@ -68,7 +75,10 @@ pub(crate) struct Hooks {
 
 impl Hooks {
     pub(crate) fn wants(&self) -> Wants {
-        Wants { messages: self.message.is_some(), notices: self.request.is_some() }
+        Wants {
+            messages: self.message.is_some(),
+            notices: self.request.is_some(),
+        }
     }
 
     /// Calls the hook of this event. A hook that panics is reported; the cluster goes on.
@@ -80,10 +90,14 @@ impl Hooks {
                 }
             }
             Event::Fork(worker) => self::worker(primary, "on_fork", &mut self.fork, &worker, ()),
-            Event::Online(worker) => self::worker(primary, "on_online", &mut self.online, &worker, ()),
+            Event::Online(worker) => {
+                self::worker(primary, "on_online", &mut self.online, &worker, ())
+            }
             Event::Listening(worker) => {
                 if let Some(hook) = &mut self.listening {
-                    guard(primary, "on_listening", || hook(&worker, primary.local_addrs()));
+                    guard(primary, "on_listening", || {
+                        hook(&worker, primary.local_addrs())
+                    });
                 }
             }
             Event::Message(worker, message, consumption, bytes) => {
@@ -93,14 +107,22 @@ impl Hooks {
             Event::Notices(worker, payload, consumption) => {
                 for notice in frame::notices(&payload) {
                     match notice {
-                        Ok(notice) => self::worker(primary, "on_request", &mut self.request, &worker, notice),
-                        Err(frame::Malformed) => tracing::error!(worker = %worker.id(), "sent a malformed notice"),
+                        Ok(notice) => {
+                            self::worker(primary, "on_request", &mut self.request, &worker, notice)
+                        }
+                        Err(frame::Malformed) => {
+                            tracing::error!(worker = %worker.id(), "sent a malformed notice")
+                        }
                     }
                 }
                 consumption.add(payload.len());
             }
-            Event::Disconnect(worker) => self::worker(primary, "on_disconnect", &mut self.disconnect, &worker, ()),
-            Event::Exit(worker, exit) => self::worker(primary, "on_exit", &mut self.exit, &worker, exit),
+            Event::Disconnect(worker) => {
+                self::worker(primary, "on_disconnect", &mut self.disconnect, &worker, ())
+            }
+            Event::Exit(worker, exit) => {
+                self::worker(primary, "on_exit", &mut self.exit, &worker, exit)
+            }
             Event::Error(error) => {
                 if let Some(hook) = &mut self.error {
                     guard(primary, "on_error", || hook(error));
@@ -110,7 +132,13 @@ impl Hooks {
     }
 }
 
-fn worker<A>(primary: &Primary, name: &'static str, hook: &mut WorkerHook<A>, worker: &WorkerHandle, argument: A) {
+fn worker<A>(
+    primary: &Primary,
+    name: &'static str,
+    hook: &mut WorkerHook<A>,
+    worker: &WorkerHandle,
+    argument: A,
+) {
     if let Some(hook) = hook {
         guard(primary, name, || hook(worker, argument));
     }
@@ -125,6 +153,8 @@ fn guard(primary: &Primary, name: &'static str, hook: impl FnOnce()) {
 
 impl fmt::Debug for Hooks {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Hooks").field("wants", &self.wants()).finish_non_exhaustive()
+        f.debug_struct("Hooks")
+            .field("wants", &self.wants())
+            .finish_non_exhaustive()
     }
 }

@@ -38,24 +38,35 @@ impl Image {
 
     /// The file at `path`, as it is now.
     pub(crate) fn open(path: &Path) -> Result<Self> {
-        let failed = |source| Error::Program { program: path.to_owned(), source };
+        let failed = |source| Error::Program {
+            program: path.to_owned(),
+            source,
+        };
         let path = std::path::absolute(path).map_err(failed)?;
         let mut start = [0; 2];
         // Executable without being readable is fine: then it cannot be told what it is, and the system refuses a script by itself.
-        if std::fs::File::open(&path).and_then(|mut file| file.read_exact(&mut start)).is_ok() && start == *b"#!" {
+        if std::fs::File::open(&path)
+            .and_then(|mut file| file.read_exact(&mut start))
+            .is_ok()
+            && start == *b"#!"
+        {
             return Err(failed(io::Error::new(
                 io::ErrorKind::InvalidInput,
                 "it is a script; name the program that the script runs (a worker must be the primary's own child)",
             )));
         }
-        rustix::fs::access(&path, rustix::fs::Access::EXEC_OK).map_err(|error| failed(error.into()))?;
+        rustix::fs::access(&path, rustix::fs::Access::EXEC_OK)
+            .map_err(|error| failed(error.into()))?;
         Self::open_at(&path.clone(), path)
     }
 
     fn open_at(at: &Path, path: PathBuf) -> Result<Self> {
         match rustix::fs::open(at, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) {
             Ok(file) => Ok(Self { file, path }),
-            Err(error) => Err(Error::Program { program: path, source: error.into() }),
+            Err(error) => Err(Error::Program {
+                program: path,
+                source: error.into(),
+            }),
         }
     }
 
@@ -65,7 +76,15 @@ impl Image {
 
     /// Whether the path shows the same file still.
     pub(crate) fn is_current(&self, path: &Path) -> bool {
-        let identity = |stat: rustix::fs::Stat| (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime, stat.st_mtime_nsec);
+        let identity = |stat: rustix::fs::Stat| {
+            (
+                stat.st_dev,
+                stat.st_ino,
+                stat.st_size,
+                stat.st_mtime,
+                stat.st_mtime_nsec,
+            )
+        };
         match (rustix::fs::fstat(&self.file), rustix::fs::stat(path)) {
             (Ok(open), Ok(there)) => identity(open) == identity(there),
             _ => false,
@@ -102,7 +121,10 @@ impl Images {
 
     /// Whether the newest generation runs what stands at the path.
     pub(crate) fn are_current(&self) -> bool {
-        self.by_generation.values().next_back().is_some_and(|image| image.is_current(&self.program))
+        self.by_generation
+            .values()
+            .next_back()
+            .is_some_and(|image| image.is_current(&self.program))
     }
 }
 
@@ -112,8 +134,17 @@ impl Images {
 pub(crate) fn program_path() -> PathBuf {
     let executed = PathBuf::from(OsStr::from_bytes(rustix::param::linux_execfn().to_bytes()));
     // Started through a descriptor, as a worker is, it has no path of its own; what it was called is the next best.
-    let called = || std::env::args_os().next().map(PathBuf::from).filter(|called| called.components().count() > 1);
-    let path = if executed.starts_with("/proc") { called().unwrap_or(executed) } else { executed };
+    let called = || {
+        std::env::args_os()
+            .next()
+            .map(PathBuf::from)
+            .filter(|called| called.components().count() > 1)
+    };
+    let path = if executed.starts_with("/proc") {
+        called().unwrap_or(executed)
+    } else {
+        executed
+    };
     std::path::absolute(&path).unwrap_or(path)
 }
 
@@ -144,7 +175,10 @@ fn environment() -> Vec<(OsString, OsString)> {
         Ok(bytes) => parse_environment(&bytes),
         Err(_) => std::env::vars_os().collect(),
     };
-    variables.into_iter().filter(|(name, _)| !is_for_this_process_alone(name)).collect()
+    variables
+        .into_iter()
+        .filter(|(name, _)| !is_for_this_process_alone(name))
+        .collect()
 }
 
 fn parse_environment(bytes: &[u8]) -> Vec<(OsString, OsString)> {
@@ -152,21 +186,30 @@ fn parse_environment(bytes: &[u8]) -> Vec<(OsString, OsString)> {
         .split(|&byte| byte == 0)
         .filter_map(|entry| {
             let equals = entry.iter().position(|&byte| byte == b'=')?;
-            Some((OsString::from_vec(entry[..equals].to_vec()), OsString::from_vec(entry[equals + 1..].to_vec())))
+            Some((
+                OsString::from_vec(entry[..equals].to_vec()),
+                OsString::from_vec(entry[equals + 1..].to_vec()),
+            ))
         })
         .collect()
 }
 
 fn is_for_this_process_alone(name: &OsStr) -> bool {
     let name = name.as_bytes();
-    name == VARIABLE.as_bytes() || name == b"NOTIFY_SOCKET" || name.starts_with(b"LISTEN_") || name.starts_with(b"WATCHDOG_")
+    name == VARIABLE.as_bytes()
+        || name == b"NOTIFY_SOCKET"
+        || name.starts_with(b"LISTEN_")
+        || name.starts_with(b"WATCHDOG_")
 }
 
 /// Whether this is a test or bench binary that cargo built: `…/deps/name-<16 hex digits>`. Each worker would run every test again.
 pub(crate) fn is_test_binary(program: &Path) -> bool {
     let in_deps = program.parent().and_then(Path::file_name) == Some(OsStr::new("deps"));
     let name = program.file_name().unwrap_or_default().to_string_lossy();
-    let hash = name.rsplit_once('-').map(|(_, hash)| hash).unwrap_or_default();
+    let hash = name
+        .rsplit_once('-')
+        .map(|(_, hash)| hash)
+        .unwrap_or_default();
     in_deps && hash.len() == 16 && hash.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
@@ -177,17 +220,25 @@ mod tests {
     #[test]
     fn this_is_a_test_binary_and_an_example_is_not() {
         assert!(is_test_binary(&std::env::current_exe().unwrap()));
-        assert!(!is_test_binary(Path::new("/srv/target/release/examples/hello")));
+        assert!(!is_test_binary(Path::new(
+            "/srv/target/release/examples/hello"
+        )));
         assert!(!is_test_binary(Path::new("/srv/deps/hello")));
     }
 
     #[test]
     fn a_script_is_refused_and_a_missing_program_is_named() {
-        let script = std::env::temp_dir().join(format!("axum-cluster-script-{}", std::process::id()));
+        let script =
+            std::env::temp_dir().join(format!("axum-cluster-script-{}", std::process::id()));
         std::fs::write(&script, "#!/bin/sh\n").unwrap();
         assert!(format!("{:?}", Image::open(&script).unwrap_err()).contains("script"));
         std::fs::remove_file(&script).unwrap();
-        assert!(Image::open(&script).unwrap_err().to_string().contains("axum-cluster-script"));
+        assert!(
+            Image::open(&script)
+                .unwrap_err()
+                .to_string()
+                .contains("axum-cluster-script")
+        );
     }
 
     #[test]
@@ -195,7 +246,17 @@ mod tests {
         let parsed = parse_environment(b"A=1\0B=x=y\0broken\0LISTEN_FDS=3\0");
         assert_eq!(parsed.len(), 3);
         assert_eq!(parsed[1], ("B".into(), "x=y".into()));
-        assert!(["LISTEN_FDS", "LISTEN_PID", "NOTIFY_SOCKET", "WATCHDOG_USEC", VARIABLE].iter().all(|name| is_for_this_process_alone(OsStr::new(name))));
+        assert!(
+            [
+                "LISTEN_FDS",
+                "LISTEN_PID",
+                "NOTIFY_SOCKET",
+                "WATCHDOG_USEC",
+                VARIABLE
+            ]
+            .iter()
+            .all(|name| is_for_this_process_alone(OsStr::new(name)))
+        );
         assert!(!is_for_this_process_alone(OsStr::new("PATH")));
     }
 }

@@ -106,9 +106,13 @@ impl Link {
             Ok(None) => return false,
             // Already being killed: what it still says is not listened to.
             Ok(Some(_)) if *broken => return true,
-            Ok(Some(received)) if !received.fds.is_empty() || received.truncated => Err("descriptors that nobody asked for"),
+            Ok(Some(received)) if !received.fds.is_empty() || received.truncated => {
+                Err("descriptors that nobody asked for")
+            }
             Ok(Some(received)) => self.datagram(buffer.get(received.len), stage).await,
-            Err(error) if error.kind() == std::io::ErrorKind::InvalidData => Err("an oversized datagram"),
+            Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
+                Err("an oversized datagram")
+            }
             Err(_) => return false,
         };
         if let Err(what) = protocol {
@@ -126,7 +130,9 @@ impl Link {
         for frame in frames(&datagram) {
             let frame = frame.map_err(|_| "a malformed frame")?;
             match (frame, &*stage) {
-                (Frame::Hello(hello), Stage::Started) => *stage = Stage::Welcomed(self.welcome(hello).await?),
+                (Frame::Hello(hello), Stage::Started) => {
+                    *stage = Stage::Welcomed(self.welcome(hello).await?)
+                }
                 (_, Stage::Started) => return Err("something before its hello"),
                 (Frame::Listening, _) => {
                     self.events.send(Event::Listening(self.handle.clone()));
@@ -137,14 +143,23 @@ impl Link {
                     let size = frame.size();
                     if self.events.wants.messages {
                         let message = Message::received(datagram.slice_ref(bytes));
-                        self.events.send(Event::Message(self.handle.clone(), message, consumption.clone(), size));
+                        self.events.send(Event::Message(
+                            self.handle.clone(),
+                            message,
+                            consumption.clone(),
+                            size,
+                        ));
                     } else {
                         consumption.add(size);
                     }
                 }
                 (Frame::Notices(payload), Stage::Welcomed(consumption)) => {
                     if self.events.wants.notices {
-                        self.events.send(Event::Notices(self.handle.clone(), datagram.slice_ref(payload), consumption.clone()));
+                        self.events.send(Event::Notices(
+                            self.handle.clone(),
+                            datagram.slice_ref(payload),
+                            consumption.clone(),
+                        ));
                     } else {
                         consumption.add(payload.len());
                     }
@@ -154,7 +169,9 @@ impl Link {
                         return Err("a count of more than it was sent");
                     }
                 }
-                (Frame::Hello(_) | Frame::Welcome(_), _) => return Err("a frame that workers do not send"),
+                (Frame::Hello(_) | Frame::Welcome(_), _) => {
+                    return Err("a frame that workers do not send");
+                }
             }
         }
         Ok(())
@@ -169,11 +186,18 @@ impl Link {
         if hello.pid != self.handle.pid() {
             return Err("a hello of another process");
         }
-        let welcome = serde_json::to_vec(&self.welcome).map_err(|_| "a hello that cannot be answered")?;
+        let welcome =
+            serde_json::to_vec(&self.welcome).map_err(|_| "a hello that cannot be answered")?;
         let mut datagram = Vec::new();
         Frame::Welcome(&welcome).encode(&mut datagram);
         // A worker that has gone meanwhile is noticed by its end.
-        let _ = self.channel.send(&datagram, &[self.intake.worker_end().as_fd(), self.page.as_fd()]).await;
+        let _ = self
+            .channel
+            .send(
+                &datagram,
+                &[self.intake.worker_end().as_fd(), self.page.as_fd()],
+            )
+            .await;
         let (channel, outbox) = (self.channel.clone(), self.handle.outbox().clone());
         tokio::task::spawn_local(async move { channel.write(&outbox).await });
         self.events.send(Event::Online(self.handle.clone()));

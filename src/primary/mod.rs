@@ -25,8 +25,8 @@ use std::{
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot, watch};
 
-pub use handle::WorkerHandle;
 pub(crate) use driver::{Setup, run};
+pub use handle::WorkerHandle;
 pub(crate) use hooks::{Event, Events, Hooks};
 pub(crate) use image::{Image, Origin, is_test_binary, program_path};
 
@@ -74,8 +74,17 @@ pub(crate) enum Command {
 }
 
 impl Shared {
-    pub(crate) fn new(commands: mpsc::UnboundedSender<Command>, local_addrs: Vec<Address>) -> Arc<Self> {
-        Arc::new(Self { commands, local_addrs, table: Mutex::default(), hook_panics: AtomicU64::new(0), ended: watch::Sender::new(false) })
+    pub(crate) fn new(
+        commands: mpsc::UnboundedSender<Command>,
+        local_addrs: Vec<Address>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            commands,
+            local_addrs,
+            table: Mutex::default(),
+            hook_panics: AtomicU64::new(0),
+            ended: watch::Sender::new(false),
+        })
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -97,7 +106,10 @@ impl Shared {
     fn numbers(&self) -> Numbers {
         let table = self.table();
         let mut sum = table.dead;
-        table.living.values().for_each(|worker| sum += worker.row().read());
+        table
+            .living
+            .values()
+            .for_each(|worker| sum += worker.row().read());
         sum
     }
 
@@ -148,7 +160,11 @@ impl Primary {
     /// anything. Otherwise how many workers it was queued for: one whose queue is full, or that is just ending, does not count.
     pub fn broadcast(&self, value: &impl Serialize) -> Result<usize> {
         let message = Message::encode(value)?;
-        Ok(self.workers().iter().filter(|worker| worker.send_message(&message).is_ok()).count())
+        Ok(self
+            .workers()
+            .iter()
+            .filter(|worker| worker.send_message(&message).is_ok())
+            .count())
     }
 
     /// Ends the cluster gracefully, as TERM does: accepts no more, lets what is in flight finish within the drain deadline.
@@ -158,7 +174,9 @@ impl Primary {
         // A loop that has ended has been shut down.
         let _ = self.shared.commands.send(Command::Shutdown);
         let mut ended = self.shared.ended.subscribe();
-        Ticket { done: Box::pin(async move { drop(ended.wait_for(|ended| *ended).await) }) }
+        Ticket {
+            done: Box::pin(async move { drop(ended.wait_for(|ended| *ended).await) }),
+        }
     }
 
     /// Replaces every worker, one at a time, as HUP does: a new one listens before an old one is told to leave, so there are never
@@ -186,11 +204,16 @@ impl Primary {
         self.command(|done| Command::Scale(workers, done))
     }
 
-    fn command<T: Send + 'static>(&self, command: impl FnOnce(oneshot::Sender<Result<T>>) -> Command) -> Ticket<Result<T>> {
+    fn command<T: Send + 'static>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<Result<T>>) -> Command,
+    ) -> Ticket<Result<T>> {
         let (done, outcome) = oneshot::channel();
         // A loop that has ended drops the sender, and the ticket says so.
         let _ = self.shared.commands.send(command(done));
-        Ticket { done: Box::pin(async move { outcome.await.unwrap_or(Err(Error::Gone)) }) }
+        Ticket {
+            done: Box::pin(async move { outcome.await.unwrap_or(Err(Error::Gone)) }),
+        }
     }
 
     /// How many times a hook has panicked.
@@ -205,7 +228,10 @@ impl Primary {
 
 impl fmt::Debug for Primary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Primary").field("local_addrs", &self.local_addrs()).field("workers", &self.workers()).finish_non_exhaustive()
+        f.debug_struct("Primary")
+            .field("local_addrs", &self.local_addrs())
+            .field("workers", &self.workers())
+            .finish_non_exhaustive()
     }
 }
 

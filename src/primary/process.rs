@@ -8,7 +8,9 @@ use std::{
     process::{Command, ExitStatus},
 };
 
-use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid,
+};
 use tokio::io::{Interest, unix::AsyncFd};
 
 use super::image::{Image, Origin};
@@ -28,8 +30,17 @@ pub(crate) struct Process {
 
 impl Process {
     /// Runs the image as worker `id`, its channel as standard input.
-    pub(crate) fn spawn(image: &Image, origin: &Origin, id: WorkerId, slot: Slot, channel: OwnedFd) -> Result<Self> {
-        let failed = |source| Error::Spawn { program: image.path().to_owned(), source };
+    pub(crate) fn spawn(
+        image: &Image,
+        origin: &Origin,
+        id: WorkerId,
+        slot: Slot,
+        channel: OwnedFd,
+    ) -> Result<Self> {
+        let failed = |source| Error::Spawn {
+            program: image.path().to_owned(),
+            source,
+        };
         let mut command = Command::new(image.executable());
         command
             .arg0(&origin.arg0)
@@ -40,12 +51,20 @@ impl Process {
             .stdin(channel)
             // A group of its own: a terminal's Ctrl-C reaches the primary alone.
             .process_group(0);
-        if let Some(directory) = origin.directory.as_ref().filter(|directory| directory.is_dir()) {
+        if let Some(directory) = origin
+            .directory
+            .as_ref()
+            .filter(|directory| directory.is_dir())
+        {
             command.current_dir(directory);
         }
-        let child = signals::held_back_in_child(|| command.spawn()).map_err(failed)?.map_err(failed)?;
+        let child = signals::held_back_in_child(|| command.spawn())
+            .map_err(failed)?
+            .map_err(failed)?;
         let pid = Pid::from_child(&child);
-        let pidfd = pidfd_open(pid, PidfdFlags::empty()).map_err(std::io::Error::from).and_then(|pidfd| reactor::watch(pidfd, Interest::READABLE));
+        let pidfd = pidfd_open(pid, PidfdFlags::empty())
+            .map_err(std::io::Error::from)
+            .and_then(|pidfd| reactor::watch(pidfd, Interest::READABLE));
         match pidfd {
             Ok(pidfd) => Ok(Self { pid, pidfd }),
             Err(source) => {
@@ -73,7 +92,10 @@ impl Process {
         loop {
             // An error of the reactor cannot be waited out; the wait below then tells whether the process has ended.
             let ready = self.pidfd.readable().await;
-            match waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG) {
+            match waitid(
+                WaitId::PidFd(self.pidfd.as_fd()),
+                WaitIdOptions::EXITED | WaitIdOptions::NOHANG,
+            ) {
                 Ok(Some(status)) => {
                     let raw = match (status.exit_status(), status.terminating_signal()) {
                         (Some(code), _) => code << 8,

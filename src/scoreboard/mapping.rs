@@ -29,7 +29,10 @@ pub(super) struct Mapping {
 impl Mapping {
     /// Makes a new page, zeroed, and the descriptor to give to the worker.
     pub(super) fn create() -> io::Result<(Self, OwnedFd)> {
-        let fd = rustix::fs::memfd_create("axum-cluster", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+        let fd = rustix::fs::memfd_create(
+            "axum-cluster",
+            MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING,
+        )?;
         rustix::fs::fallocate(&fd, FallocateFlags::empty(), 0, PAGE)?;
         rustix::fs::fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
         Ok((Self::map(fd.as_fd())?, fd))
@@ -40,7 +43,10 @@ impl Mapping {
         let sealed = rustix::fs::fcntl_get_seals(fd)?.contains(SealFlags::SHRINK);
         let size = u64::try_from(rustix::fs::fstat(fd)?.st_size).unwrap_or(0);
         if !sealed || size < PAGE {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "not a scoreboard page"));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "not a scoreboard page",
+            ));
         }
         Self::map(fd)
     }

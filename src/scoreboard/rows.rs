@@ -14,7 +14,9 @@ use std::{
 use super::mapping::Mapping;
 
 /// Upper bounds of the latency buckets in milliseconds: OpenTelemetry's for `http.server.request.duration`. One more bucket takes the rest.
-pub(crate) const LATENCY_BOUNDS_MS: [u64; 14] = [5, 10, 25, 50, 75, 100, 250, 500, 750, 1000, 2500, 5000, 7500, 10_000];
+pub(crate) const LATENCY_BOUNDS_MS: [u64; 14] = [
+    5, 10, 25, 50, 75, 100, 250, 500, 750, 1000, 2500, 5000, 7500, 10_000,
+];
 
 const RELEASE: u64 = 1;
 const CLOSE: u64 = 2;
@@ -82,7 +84,9 @@ impl Row {
     }
 
     pub(crate) fn open(fd: BorrowedFd<'_>) -> io::Result<Self> {
-        Ok(Self { page: Mapping::open(fd)? })
+        Ok(Self {
+            page: Mapping::open(fd)?,
+        })
     }
 
     /// `n` connections were taken out of the intake.
@@ -124,9 +128,15 @@ impl Row {
     pub(crate) fn answered(&self, status: u16, elapsed: Duration) {
         let class = usize::from(status / 100).clamp(1, 5) - 1;
         self.page.requests.by_class[class].fetch_add(1, Relaxed);
-        let bucket = LATENCY_BOUNDS_MS.iter().position(|&bound| elapsed <= Duration::from_millis(bound)).unwrap_or(BUCKETS - 1);
+        let bucket = LATENCY_BOUNDS_MS
+            .iter()
+            .position(|&bound| elapsed <= Duration::from_millis(bound))
+            .unwrap_or(BUCKETS - 1);
         self.page.latency.buckets[bucket].fetch_add(1, Relaxed);
-        self.page.latency.micros.fetch_add(u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX), Relaxed);
+        self.page.latency.micros.fetch_add(
+            u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX),
+            Relaxed,
+        );
     }
 
     /// The worker's runtime turns.
@@ -137,7 +147,10 @@ impl Row {
     /// How a worker whose intake ends is to leave. Written before the intake is ended, so that it is there when the end is seen, and
     /// again when a release that has begun turns into an end of the whole cluster.
     pub(crate) fn order_to_leave(&self, release: bool) {
-        self.page.orders.leave.store(if release { RELEASE } else { CLOSE }, Release);
+        self.page
+            .orders
+            .leave
+            .store(if release { RELEASE } else { CLOSE }, Release);
     }
 
     /// Whether connections are to be given back; otherwise, and when the primary has gone without a word, nobody takes them.
@@ -155,19 +168,34 @@ impl Row {
 
     /// Connections that the worker does not hold any more, closed or given back.
     pub(crate) fn done_with(&self) -> u64 {
-        self.page.connections.closed.load(Relaxed).wrapping_add(self.page.connections.given_back.load(Relaxed))
+        self.page
+            .connections
+            .closed
+            .load(Relaxed)
+            .wrapping_add(self.page.connections.given_back.load(Relaxed))
     }
 
     pub(crate) fn read(&self) -> Numbers {
-        let Counters { connections, requests, latency, .. } = &*self.page;
+        let Counters {
+            connections,
+            requests,
+            latency,
+            ..
+        } = &*self.page;
         Numbers {
             taken: connections.taken.load(Relaxed),
             closed: connections.closed.load(Relaxed),
             lost: connections.lost.load(Relaxed),
             requests: requests.called.load(Relaxed),
             in_flight: requests.in_flight.load(Relaxed),
-            by_class: requests.by_class.each_ref().map(|class| class.load(Relaxed)),
-            latency: latency.buckets.each_ref().map(|bucket| bucket.load(Relaxed)),
+            by_class: requests
+                .by_class
+                .each_ref()
+                .map(|class| class.load(Relaxed)),
+            latency: latency
+                .buckets
+                .each_ref()
+                .map(|bucket| bucket.load(Relaxed)),
             latency_micros: latency.micros.load(Relaxed),
         }
     }
@@ -201,8 +229,14 @@ impl AddAssign for Numbers {
         add(&mut self.requests, other.requests);
         add(&mut self.in_flight, other.in_flight);
         add(&mut self.latency_micros, other.latency_micros);
-        self.by_class.iter_mut().zip(other.by_class).for_each(|(sum, more)| add(sum, more));
-        self.latency.iter_mut().zip(other.latency).for_each(|(sum, more)| add(sum, more));
+        self.by_class
+            .iter_mut()
+            .zip(other.by_class)
+            .for_each(|(sum, more)| add(sum, more));
+        self.latency
+            .iter_mut()
+            .zip(other.latency)
+            .for_each(|(sum, more)| add(sum, more));
     }
 }
 
@@ -223,7 +257,15 @@ mod tests {
         theirs.ended(1);
         theirs.beat();
         let numbers = mine.read();
-        assert_eq!((numbers.taken, numbers.closed, numbers.requests, numbers.in_flight), (3, 1, 1, 0));
+        assert_eq!(
+            (
+                numbers.taken,
+                numbers.closed,
+                numbers.requests,
+                numbers.in_flight
+            ),
+            (3, 1, 1, 0)
+        );
         assert_eq!(numbers.by_class, [0, 1, 0, 0, 0]);
         assert_eq!(numbers.latency[1], 1);
         assert_eq!(mine.heartbeat(), 1);

@@ -1,6 +1,9 @@
 //! What a worker serves: for each listener of the cluster an app, its type hidden.
 
-use std::{convert::Infallible, fmt, future::Future, io, marker::PhantomData, net::SocketAddr, pin::Pin, sync::Arc};
+use std::{
+    convert::Infallible, fmt, future::Future, io, marker::PhantomData, net::SocketAddr, pin::Pin,
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
@@ -27,7 +30,8 @@ pub(crate) trait App: Send + Sync {
 pub(crate) type Apps = Vec<Arc<dyn App>>;
 
 /// Builds the apps, in a worker only.
-pub(crate) type AppSource = Box<dyn FnOnce(Worker) -> Pin<Box<dyn Future<Output = Result<Apps>> + Send>> + Send>;
+pub(crate) type AppSource =
+    Box<dyn FnOnce(Worker) -> Pin<Box<dyn Future<Output = Result<Apps>> + Send>> + Send>;
 
 /// What the tasks of all connections share.
 #[derive(Clone, Debug)]
@@ -47,7 +51,10 @@ where
     S: Serves<B>,
     B: Content,
 {
-    Arc::new(PerConnection { service_for, body: PhantomData })
+    Arc::new(PerConnection {
+        service_for,
+        body: PhantomData,
+    })
 }
 
 struct PerConnection<F, B> {
@@ -62,10 +69,17 @@ where
     B: Content,
 {
     fn spawn(self: Arc<Self>, conn: Conn, serving: &Serving) -> io::Result<()> {
-        let Conn { fd, listener, peer, read } = conn;
+        let Conn {
+            fd,
+            listener,
+            peer,
+            read,
+        } = conn;
         let stream = Stream::new(fd, peer)?;
         let start = read.map_or(Start::Fresh, Start::Moved);
-        let serve = serving.connections.serve(stream, start, (self.service_for)(peer));
+        let serve = serving
+            .connections
+            .serve(stream, start, (self.service_for)(peer));
         let serving = serving.clone();
         drop(tokio::spawn(async move {
             if let End::Released(stream, read) = serve.await {
@@ -84,11 +98,37 @@ where
     B: Content,
 {
     /// Gives a connection that was let go back to the primary, or goes on with it where nobody takes it.
-    async fn let_go(self: Arc<Self>, stream: Stream, read: Bytes, listener: u16, peer: Option<SocketAddr>, serving: Serving) {
-        let Serving { connections, worker, intake, done: _done } = serving;
+    async fn let_go(
+        self: Arc<Self>,
+        stream: Stream,
+        read: Bytes,
+        listener: u16,
+        peer: Option<SocketAddr>,
+        serving: Serving,
+    ) {
+        let Serving {
+            connections,
+            worker,
+            intake,
+            done: _done,
+        } = serving;
         let kept = match (stream.into_fd(), intake) {
-            (Ok(fd), Some(intake)) => intake.give_back(Conn { fd, listener, peer, read: Some(read) }).await,
-            (Ok(fd), None) => Err(Conn { fd, listener, peer, read: Some(read) }),
+            (Ok(fd), Some(intake)) => {
+                intake
+                    .give_back(Conn {
+                        fd,
+                        listener,
+                        peer,
+                        read: Some(read),
+                    })
+                    .await
+            }
+            (Ok(fd), None) => Err(Conn {
+                fd,
+                listener,
+                peer,
+                read: Some(read),
+            }),
             (Err(error), _) => {
                 tracing::error!(%error, "a connection could not be taken out of the runtime");
                 worker.row().closed();
@@ -100,7 +140,9 @@ where
             Err(conn) => match Stream::new(conn.fd, peer) {
                 Ok(stream) => {
                     let start = Start::Stays(conn.read.unwrap_or_default());
-                    connections.serve(stream, start, (self.service_for)(peer)).await;
+                    connections
+                        .serve(stream, start, (self.service_for)(peer))
+                        .await;
                 }
                 Err(_) => worker.row().closed(),
             },

@@ -43,10 +43,17 @@ impl Log {
         if self.next_reader == 0 {
             return 0;
         }
-        let read = self.readers.values().min().copied().unwrap_or_else(|| self.end());
+        let read = self
+            .readers
+            .values()
+            .min()
+            .copied()
+            .unwrap_or_else(|| self.end());
         let mut bytes = 0;
         while self.first < read {
-            let Some((_, size)) = self.messages.pop_front() else { break };
+            let Some((_, size)) = self.messages.pop_front() else {
+                break;
+            };
             self.first += 1;
             bytes += size;
         }
@@ -56,7 +63,11 @@ impl Log {
 
 impl Hub {
     pub(crate) fn new(consumption: Consumption) -> Arc<Self> {
-        Arc::new(Self { log: Mutex::default(), news: Notify::new(), consumption })
+        Arc::new(Self {
+            log: Mutex::default(),
+            news: Notify::new(),
+            consumption,
+        })
     }
 
     fn log(&self) -> MutexGuard<'_, Log> {
@@ -84,7 +95,10 @@ impl Hub {
         for frame in frames(datagram) {
             if let Ok(frame @ Frame::Message(bytes)) = frame {
                 source.consumed(frame.size());
-                self.push(Message::received(bytes::Bytes::copy_from_slice(bytes)), frame.size());
+                self.push(
+                    Message::received(bytes::Bytes::copy_from_slice(bytes)),
+                    frame.size(),
+                );
             }
         }
     }
@@ -110,7 +124,11 @@ impl Hub {
         log.next_reader += 1;
         log.readers.insert(reader, next);
         drop(log);
-        Messages { hub: self.clone(), reader, source: None }
+        Messages {
+            hub: self.clone(),
+            reader,
+            source: None,
+        }
     }
 }
 
@@ -200,7 +218,10 @@ mod tests {
         let mut first = hub.subscribe();
         let mut second = hub.subscribe();
         push(&hub, "\"late\"");
-        assert_eq!((text(&mut first).await, text(&mut first).await), ("early".into(), "late".into()));
+        assert_eq!(
+            (text(&mut first).await, text(&mut first).await),
+            ("early".into(), "late".into())
+        );
         assert_eq!(text(&mut second).await, "late");
         hub.end();
         assert!(first.recv().await.is_none());
@@ -215,7 +236,11 @@ mod tests {
             push(&hub, "1");
             reader.recv().await.unwrap();
         }
-        assert_eq!(hub.log().messages.len(), 10, "the slow one has not read them");
+        assert_eq!(
+            hub.log().messages.len(),
+            10,
+            "the slow one has not read them"
+        );
         drop(slow);
         assert_eq!(hub.log().messages.len(), 0);
         drop(reader);

@@ -16,9 +16,9 @@ use std::{
 use serde::Serialize;
 use tokio::sync::watch as value;
 
-pub use hub::Messages;
 pub(crate) use apps::{App, AppSource, Serving, app};
 pub(crate) use hub::Hub;
+pub use hub::Messages;
 pub(crate) use run::{Joined, timeouts};
 
 use crate::{
@@ -75,9 +75,32 @@ pub(crate) struct Parts {
 
 impl Worker {
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { id, slot, generation, workers, secret, outbox, hub, row, notices } = parts;
+        let Parts {
+            id,
+            slot,
+            generation,
+            workers,
+            secret,
+            outbox,
+            hub,
+            row,
+            notices,
+        } = parts;
         let draining = value::Sender::new(false);
-        Self { shared: Arc::new(Shared { id, slot, generation, workers, secret, outbox, hub, row, draining, notices }) }
+        Self {
+            shared: Arc::new(Shared {
+                id,
+                slot,
+                generation,
+                workers,
+                secret,
+                outbox,
+                hub,
+                row,
+                draining,
+                notices,
+            }),
+        }
     }
 
     /// Its number: unique, never reused (Node's `worker.id`).
@@ -140,7 +163,9 @@ impl Worker {
     /// Completes at once if that has happened. Good for `select!`, `take_until` and `with_graceful_shutdown`.
     pub fn draining(&self) -> Draining {
         let mut draining = self.shared.draining.subscribe();
-        Draining { begun: Box::pin(async move { drop(draining.wait_for(|draining| *draining).await) }) }
+        Draining {
+            begun: Box::pin(async move { drop(draining.wait_for(|draining| *draining).await) }),
+        }
     }
 
     /// Whether this worker has been told to leave.

@@ -57,21 +57,27 @@ impl Joined {
         let system = |doing| move |source| Error::System { doing, source };
         limits::raise();
         let socket = born.take_channel().ok_or(Error::AlreadyStarted)?;
-        let watched = socket.try_clone().map_err(system("duplicate the channel"))?;
+        let watched = socket
+            .try_clone()
+            .map_err(system("duplicate the channel"))?;
         let channel = Arc::new(Channel::new(socket).map_err(system("use the channel"))?);
         let (welcome, intake, page) = be_welcomed(&channel).await?;
         let settings = welcome.settings;
         let row = Row::open(page.as_fd()).map_err(system("map the scoreboard"))?;
         let intake = Arc::new(IntakeReceiver::new(intake).map_err(system("use the intake"))?);
         let signals = WorkerSignals::catch().map_err(system("catch signals"))?;
-        let watch = Watch::start(watched, settings.drain_deadline, settings.exit_grace).map_err(system("start the watch thread"))?;
+        let watch = Watch::start(watched, settings.drain_deadline, settings.exit_grace)
+            .map_err(system("start the watch thread"))?;
         let outbox = Arc::new(Outbox::default());
         let worker = Worker::new(Parts {
             id: born.id,
             slot: born.slot,
             generation: welcome.generation,
             workers: settings.workers.max(1),
-            secret: welcome.secret.try_into().map_err(|_| Error::Protocol("a secret of another size"))?,
+            secret: welcome
+                .secret
+                .try_into()
+                .map_err(|_| Error::Protocol("a secret of another size"))?,
             hub: Hub::new(Consumption::new(outbox.clone())),
             outbox,
             row: Arc::new(row),
@@ -88,7 +94,14 @@ impl Joined {
                 async move { connections.reap().await }
             }),
         ]);
-        Ok(Self { worker, settings, intake, connections, watch, _tasks: tasks })
+        Ok(Self {
+            worker,
+            settings,
+            intake,
+            connections,
+            watch,
+            _tasks: tasks,
+        })
     }
 
     pub(crate) fn worker(&self) -> &Worker {
@@ -97,12 +110,24 @@ impl Joined {
 
     /// Serves until the primary says to leave or is gone, and everything in flight is done.
     pub(crate) async fn serve(self, source: AppSource) -> Result<()> {
-        let Self { worker, settings, intake, connections, watch, .. } = &self;
+        let Self {
+            worker,
+            settings,
+            intake,
+            connections,
+            watch,
+            ..
+        } = &self;
         let served = match source(worker.clone()).await {
             Ok(apps) => {
                 worker.outbox().order(&Frame::Listening);
                 let (done, mut all_done) = mpsc::channel(1);
-                let serving = Serving { connections: connections.clone(), worker: worker.clone(), intake: Some(intake.clone()), done };
+                let serving = Serving {
+                    connections: connections.clone(),
+                    worker: worker.clone(),
+                    intake: Some(intake.clone()),
+                    done,
+                };
                 take(intake, &apps, &serving, settings).await;
                 tracing::debug!(worker = %worker.id(), open = connections.open(), "leaving");
                 drop(serving);
@@ -131,21 +156,41 @@ pub(crate) fn timeouts(settings: &Settings) -> Timeouts {
 /// Waits for the primary's answer to the hello.
 async fn be_welcomed(channel: &Channel) -> Result<(Welcome, OwnedFd, OwnedFd)> {
     let mut buffer = Buffer::new();
-    let received = channel.receive(&mut buffer).await.map_err(|source| Error::System { doing: "read from the primary", source })?;
+    let received = channel
+        .receive(&mut buffer)
+        .await
+        .map_err(|source| Error::System {
+            doing: "read from the primary",
+            source,
+        })?;
     let Some(received) = received else {
-        return Err(Error::Orphaned { reason: "its primary is gone" });
+        return Err(Error::Orphaned {
+            reason: "its primary is gone",
+        });
     };
     let Some(Ok(Frame::Welcome(welcome))) = frames(buffer.get(received.len)).next() else {
         return Err(Error::Protocol("no welcome"));
     };
     let welcome = serde_json::from_slice(welcome).map_err(Error::Json)?;
-    let [intake, page] = received.fds.try_into().map_err(|_| Error::Protocol("a welcome without its descriptors"))?;
+    let [intake, page] = received
+        .fds
+        .try_into()
+        .map_err(|_| Error::Protocol("a welcome without its descriptors"))?;
     Ok((welcome, intake, page))
 }
 
 /// Takes connections until the intake is finished: by the primary's order, or by its death.
-async fn take(intake: &IntakeReceiver, apps: &[Arc<dyn App>], serving: &Serving, settings: &Settings) {
-    let Serving { connections, worker, .. } = serving;
+async fn take(
+    intake: &IntakeReceiver,
+    apps: &[Arc<dyn App>],
+    serving: &Serving,
+    settings: &Settings,
+) {
+    let Serving {
+        connections,
+        worker,
+        ..
+    } = serving;
     let limit = settings.max_connections.unwrap_or(usize::MAX);
     loop {
         let batch = match intake.receive().await {
@@ -182,7 +227,9 @@ async fn take(intake: &IntakeReceiver, apps: &[Arc<dyn App>], serving: &Serving,
 fn serve(conn: Conn, apps: &[Arc<dyn App>], serving: &Serving) {
     let served = match apps.get(usize::from(conn.listener)) {
         Some(app) => app.clone().spawn(conn, serving),
-        None => Err(io::Error::other("it is for an app that this program does not have")),
+        None => Err(io::Error::other(
+            "it is for an app that this program does not have",
+        )),
     };
     if let Err(error) = served {
         tracing::error!(%error, "a connection cannot be served");
@@ -202,7 +249,11 @@ async fn drain(
     let deadline = tokio::time::sleep(settings.drain_deadline);
     tokio::pin!(deadline);
     let mut release = worker.row().is_to_release();
-    connections.leave(if release { Leave::Release } else { Leave::Close });
+    connections.leave(if release {
+        Leave::Release
+    } else {
+        Leave::Close
+    });
     worker.leave();
     let finished = async {
         all_done.recv().await;
@@ -236,7 +287,10 @@ async fn read(channel: Arc<Channel>, worker: Worker) {
     while let Ok(Some(received)) = channel.receive(&mut buffer).await {
         for frame in frames(buffer.get(received.len)) {
             match frame {
-                Ok(frame @ Frame::Message(bytes)) => worker.hub().push(Message::received(bytes::Bytes::copy_from_slice(bytes)), frame.size()),
+                Ok(frame @ Frame::Message(bytes)) => worker.hub().push(
+                    Message::received(bytes::Bytes::copy_from_slice(bytes)),
+                    frame.size(),
+                ),
                 Ok(Frame::Consumed(n)) => {
                     worker.outbox().consumed(n as usize);
                 }

@@ -36,10 +36,20 @@ pub(super) struct Watch {
 impl Watch {
     /// Watches a duplicate of the channel. When the primary is gone, the worker has `deadline` and `grace` from then on.
     pub(super) fn start(channel: OwnedFd, deadline: Duration, grace: Duration) -> io::Result<Self> {
-        let wake = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC | rustix::event::EventfdFlags::NONBLOCK)?;
-        let watch = Self { begun: Instant::now(), end_at: Arc::new(AtomicU64::new(u64::MAX)), wake: Arc::new(wake) };
+        let wake = rustix::event::eventfd(
+            0,
+            rustix::event::EventfdFlags::CLOEXEC | rustix::event::EventfdFlags::NONBLOCK,
+        )?;
+        let watch = Self {
+            begun: Instant::now(),
+            end_at: Arc::new(AtomicU64::new(u64::MAX)),
+            wake: Arc::new(wake),
+        };
         let thread = watch.clone();
-        thread::Builder::new().name("cluster watch".into()).stack_size(64 * 1024).spawn(move || thread.run(&channel, deadline + grace))?;
+        thread::Builder::new()
+            .name("cluster watch".into())
+            .stack_size(64 * 1024)
+            .spawn(move || thread.run(&channel, deadline + grace))?;
         Ok(watch)
     }
 
@@ -55,7 +65,8 @@ impl Watch {
         let mut primary = Some(channel);
         loop {
             let end_at = self.end_at.load(Relaxed);
-            let left = (end_at != u64::MAX).then(|| Duration::from_millis(end_at).saturating_sub(self.begun.elapsed()));
+            let left = (end_at != u64::MAX)
+                .then(|| Duration::from_millis(end_at).saturating_sub(self.begun.elapsed()));
             if left == Some(Duration::ZERO) {
                 return end_process();
             }
@@ -66,7 +77,10 @@ impl Watch {
             if poll(&mut fds, timeout.as_ref()).is_err() {
                 continue;
             }
-            if fds.get(1).is_some_and(|fd| fd.revents().contains(PollFlags::HUP)) {
+            if fds
+                .get(1)
+                .is_some_and(|fd| fd.revents().contains(PollFlags::HUP))
+            {
                 primary = None;
                 self.end_within(time_to_leave);
             }

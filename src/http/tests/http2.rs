@@ -18,18 +18,34 @@ use crate::http::{End, Leave, Start, Timeouts};
 
 type Closed = JoinHandle<hyper::Result<()>>;
 
-async fn connect<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: IO) -> (SendRequest<Body>, Closed) {
-    let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+async fn connect<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    stream: IO,
+) -> (SendRequest<Body>, Closed) {
+    let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+        .await
+        .unwrap();
     (sender, tokio::spawn(connection))
 }
 
 fn request(path: &str, body: impl Into<Body>) -> Request<Body> {
-    Request::builder().uri(format!("http://x{path}")).body(body.into()).unwrap()
+    Request::builder()
+        .uri(format!("http://x{path}"))
+        .body(body.into())
+        .unwrap()
 }
 
 async fn fetch(sender: &mut SendRequest<Body>, path: &str, body: impl Into<Body>) -> String {
     let response = sender.send_request(request(path, body)).await.unwrap();
-    String::from_utf8(response.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap()
+    String::from_utf8(
+        response
+            .into_body()
+            .collect()
+            .await
+            .unwrap()
+            .to_bytes()
+            .to_vec(),
+    )
+    .unwrap()
 }
 
 #[tokio::test]
@@ -39,8 +55,14 @@ async fn serves_streams() {
     let (mut sender, _closed) = connect(client.stream).await;
     assert_eq!(fetch(&mut sender, "/", "").await, "hello");
     assert_eq!(fetch(&mut sender, "/echo", "some text").await, "some text");
-    assert_eq!(fetch(&mut sender, "/ignore", "x".repeat(100_000)).await, "ignored");
-    assert_eq!(fetch(&mut sender, "/large/3000000", "").await.len(), 3_000_000);
+    assert_eq!(
+        fetch(&mut sender, "/ignore", "x".repeat(100_000)).await,
+        "ignored"
+    );
+    assert_eq!(
+        fetch(&mut sender, "/large/3000000", "").await.len(),
+        3_000_000
+    );
     until(|| server.in_flight() == 0).await;
     drop(sender);
     assert!(matches!(task.await.unwrap(), End::Closed));
@@ -71,10 +93,22 @@ async fn in_flight_until_the_client_has_let_the_last_byte_come() {
     let (client, _task) = server.memory();
     let (mut sender, _closed) = connect(client.stream).await;
     // One piece, larger than any window: hyper gives all of it to the connection, which waits for the client.
-    let response = sender.send_request(request("/large/8000000", "")).await.unwrap();
+    let response = sender
+        .send_request(request("/large/8000000", ""))
+        .await
+        .unwrap();
     let_run().await;
     assert_eq!(server.in_flight(), 1);
-    assert_eq!(response.into_body().collect().await.unwrap().to_bytes().len(), 8_000_000);
+    assert_eq!(
+        response
+            .into_body()
+            .collect()
+            .await
+            .unwrap()
+            .to_bytes()
+            .len(),
+        8_000_000
+    );
     let_run().await;
     assert_eq!(server.in_flight(), 0);
 }
@@ -104,7 +138,18 @@ async fn leaving_says_goaway_and_finishes_streams() {
         until(|| server.in_flight() == 1).await;
         server.connections.leave(leave);
         server.gate.add_permits(1);
-        assert_eq!(waiting.await.unwrap().unwrap().into_body().collect().await.unwrap().to_bytes(), "waited");
+        assert_eq!(
+            waiting
+                .await
+                .unwrap()
+                .unwrap()
+                .into_body()
+                .collect()
+                .await
+                .unwrap()
+                .to_bytes(),
+            "waited"
+        );
         closed.await.unwrap().unwrap();
         assert!(sender.send_request(request("/", "")).await.is_err());
         assert!(matches!(task.await.unwrap(), End::Closed));
@@ -142,7 +187,9 @@ async fn an_idle_connection_is_shut_down_gracefully() {
     let start = Instant::now();
     closed.await.unwrap().unwrap();
     assert!(matches!(task.await.unwrap(), End::Closed));
-    assert!(start.elapsed() >= Duration::from_secs(70) && start.elapsed() < Duration::from_secs(80));
+    assert!(
+        start.elapsed() >= Duration::from_secs(70) && start.elapsed() < Duration::from_secs(80)
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -160,7 +207,9 @@ async fn one_with_a_stream_is_not_idle() {
 async fn one_that_does_not_answer_goaway_is_cut() {
     let server = Server::timed(TIMEOUTS);
     let (mut client, task) = server.memory();
-    client.send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await; // an empty SETTINGS, and silence
+    client
+        .send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0")
+        .await; // an empty SETTINGS, and silence
     let_run().await;
     let start = Instant::now();
     server.connections.leave(Leave::Close);

@@ -37,7 +37,9 @@ async fn an_upgrade_is_not_told_to_close() {
     let server = Server::new(PATIENT);
     server.connections.leave(Leave::Close);
     let (mut client, task) = server.tcp().await;
-    client.send("GET /upgrade HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: test\r\n\r\n").await;
+    client
+        .send("GET /upgrade HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: test\r\n\r\n")
+        .await;
     let reply = client.try_head().await.unwrap();
     assert!(reply.status == 101 && !reply.says_close());
     assert!(matches!(task.await.unwrap(), End::Upgraded));
@@ -54,7 +56,11 @@ async fn idle_and_silent_connections_linger_and_close() {
     server.connections.leave(Leave::Close);
     idle.ends().await;
     silent.ends().await;
-    assert!(start.elapsed() >= 2 * SECOND && start.elapsed() <= 3 * SECOND, "{:?}", start.elapsed());
+    assert!(
+        start.elapsed() >= 2 * SECOND && start.elapsed() <= 3 * SECOND,
+        "{:?}",
+        start.elapsed()
+    );
     drop((idle, silent));
     idle_task.await.unwrap();
     silent_task.await.unwrap();
@@ -86,9 +92,13 @@ async fn a_response_survives_what_the_client_still_sends() {
     server.connections.leave(Leave::Close);
     server.gate.add_permits(1);
     until(|| server.in_flight() == 0).await;
-    client.send("GET /too-late HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    client
+        .send("GET /too-late HTTP/1.1\r\nhost: x\r\n\r\n")
+        .await;
     let_run().await;
-    client.send("GET /too-late HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    client
+        .send("GET /too-late HTTP/1.1\r\nhost: x\r\n\r\n")
+        .await;
     assert_eq!(client.reply().await.body, "waited");
     client.ends().await;
 }
@@ -121,11 +131,18 @@ async fn a_cut_ends_everything_at_once() {
 async fn a_connection_counts_before_its_task_runs() {
     let server = Server::new(PATIENT);
     let (near, far) = duplex(100);
-    let future = server.connections.serve(far, Start::Fresh, server.router.clone());
+    let future = server
+        .connections
+        .serve(far, Start::Fresh, server.router.clone());
     assert_eq!(server.connections.open(), 1);
     server.connections.leave(Leave::Release); // no task to wake yet: its first poll looks
-    assert!(matches!(tokio::spawn(future).await.unwrap(), End::Released(..)));
-    let future = server.connections.serve(near, Start::Fresh, server.router.clone());
+    assert!(matches!(
+        tokio::spawn(future).await.unwrap(),
+        End::Released(..)
+    ));
+    let future = server
+        .connections
+        .serve(near, Start::Fresh, server.router.clone());
     drop(future);
     assert_eq!((server.connections.open(), server.closed()), (0, 1));
 }

@@ -29,7 +29,10 @@ struct Pipeline {
 }
 
 fn pipeline(random: &mut Random, may_close: bool) -> Pipeline {
-    let mut pipeline = Pipeline { bytes: Vec::new(), expected: Vec::new() };
+    let mut pipeline = Pipeline {
+        bytes: Vec::new(),
+        expected: Vec::new(),
+    };
     for n in 0..1 + random.below(20) {
         let kinds = if may_close { 5 } else { 3 };
         let size = [0, 30, 300, 20_000][random.below(4)];
@@ -46,11 +49,19 @@ fn pipeline(random: &mut Random, may_close: bool) -> Pipeline {
         let request = if bare || body.is_empty() && random.below(2) == 0 {
             format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n")
         } else if random.below(2) == 0 {
-            format!("POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n{body}", body.len())
+            format!(
+                "POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n{body}",
+                body.len()
+            )
         } else {
-            let mut request = format!("POST {path} HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n");
+            let mut request =
+                format!("POST {path} HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n");
             for chunk in body.as_bytes().chunks(1 + random.below(5000)) {
-                request += &format!("{:x}\r\n{}\r\n", chunk.len(), std::str::from_utf8(chunk).unwrap());
+                request += &format!(
+                    "{:x}\r\n{}\r\n",
+                    chunk.len(),
+                    std::str::from_utf8(chunk).unwrap()
+                );
             }
             request + "0\r\n\r\n"
         };
@@ -96,7 +107,9 @@ async fn play(seed: u64, may_close: bool) -> usize {
             calls.extend(server.calls());
             assert_eq!((server.connections.open(), server.in_flight()), (0, 0));
             match end {
-                End::Released(back, read) => (stream, start, moved) = (back, Start::Moved(read), moved + 1),
+                End::Released(back, read) => {
+                    (stream, start, moved) = (back, Start::Moved(read), moved + 1)
+                }
                 End::Closed => return (calls, moved),
                 End::Upgraded => panic!(),
             }
@@ -110,13 +123,27 @@ async fn play(seed: u64, may_close: bool) -> usize {
     let (calls, moved) = serving.await.unwrap();
     drop(client);
     writing.await.unwrap();
-    assert_eq!(calls.len(), answers.len(), "seed {seed}: {calls:?} {answers:?}");
-    assert_eq!(calls.iter().collect::<HashSet<_>>().len(), calls.len(), "seed {seed}: twice");
+    assert_eq!(
+        calls.len(),
+        answers.len(),
+        "seed {seed}: {calls:?} {answers:?}"
+    );
+    assert_eq!(
+        calls.iter().collect::<HashSet<_>>().len(),
+        calls.len(),
+        "seed {seed}: twice"
+    );
     for (answer, (expected, _)) in answers.iter().zip(&expected) {
         assert_eq!(answer, expected, "seed {seed}");
     }
-    let closed_well = answers.len() == expected.len() || answers.is_empty() || expected[answers.len() - 1].1;
-    assert!(closed_well && !answers.is_empty(), "seed {seed}: {} of {}", answers.len(), expected.len());
+    let closed_well =
+        answers.len() == expected.len() || answers.is_empty() || expected[answers.len() - 1].1;
+    assert!(
+        closed_well && !answers.is_empty(),
+        "seed {seed}: {} of {}",
+        answers.len(),
+        expected.len()
+    );
     moved
 }
 
@@ -127,7 +154,10 @@ async fn play_all(games: u64, may_close: bool) {
             .await
             .unwrap_or_else(|_| panic!("seed {seed} hangs"));
     }
-    assert!(moved as u64 > games / 2, "moved {moved} times in {games} games");
+    assert!(
+        moved as u64 > games / 2,
+        "moved {moved} times in {games} games"
+    );
 }
 
 #[tokio::test]

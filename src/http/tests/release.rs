@@ -33,7 +33,14 @@ async fn an_idle_connection_goes_on_elsewhere() {
     server.connections.leave(Leave::Release);
     let (stream, read): (TcpStream, _) = released(task).await;
     assert_eq!(read, "");
-    assert_eq!((server.connections.open(), server.closed(), server.in_flight()), (0, 0, 0));
+    assert_eq!(
+        (
+            server.connections.open(),
+            server.closed(),
+            server.in_flight()
+        ),
+        (0, 0, 0)
+    );
     server.connections.all_closed().await;
     let (_next, _task) = moves(stream, read);
     assert_eq!(client.get("/n/2").await.body, "2");
@@ -56,7 +63,9 @@ async fn one_that_comes_after_the_order_sees_it_too() {
     let server = Server::new(PATIENT);
     server.connections.leave(Leave::Release);
     let (mut client, task) = server.memory();
-    client.send("GET / HTTP/1.1\r\nhost: x\r\n\r\nGET /n/2").await;
+    client
+        .send("GET / HTTP/1.1\r\nhost: x\r\n\r\nGET /n/2")
+        .await;
     let (_stream, read) = released(task).await;
     assert_eq!(read, "GET /n/2");
     assert_eq!(client.reply().await.body, "hello");
@@ -89,7 +98,9 @@ async fn a_request_is_finished_first_and_says_nothing_of_a_close() {
     for path in ["/wait", "/drip"] {
         let server = Server::new(PATIENT);
         let (mut client, task) = server.tcp().await;
-        client.send(format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n")).await;
+        client
+            .send(format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n"))
+            .await;
         super::support::until(|| server.in_flight() == 1).await;
         server.connections.leave(Leave::Release);
         let_run().await;
@@ -108,7 +119,12 @@ async fn never_within_a_body_and_never_with_a_body_for_a_request() {
         for sent in [0, 1, 500, body.len() - 1, body.len()] {
             let mut server = Server::new(PATIENT);
             let (mut client, task) = server.memory();
-            client.send(format!("POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", body.len())).await;
+            client
+                .send(format!(
+                    "POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n",
+                    body.len()
+                ))
+                .await;
             client.send(&body[..sent]).await;
             let_run().await;
             server.connections.leave(Leave::Release);
@@ -117,7 +133,9 @@ async fn never_within_a_body_and_never_with_a_body_for_a_request() {
             client.send(&body[sent..]).await;
             client.send("GET /n/2 HTTP/1.1\r\nhost: x\r\n\r\n").await;
             let next = match task.await.unwrap() {
-                End::Released(stream, read) => Some(moves(stream, String::from_utf8(read.to_vec()).unwrap())),
+                End::Released(stream, read) => {
+                    Some(moves(stream, String::from_utf8(read.to_vec()).unwrap()))
+                }
                 End::Closed => None,
                 End::Upgraded => panic!(),
             };
@@ -128,10 +146,16 @@ async fn never_within_a_body_and_never_with_a_body_for_a_request() {
                     break;
                 }
             }
-            assert!(bodies.len() <= 2 && bodies.get(1).is_none_or(|body| body == "2"), "{path} {sent}: {bodies:?}");
+            assert!(
+                bodies.len() <= 2 && bodies.get(1).is_none_or(|body| body == "2"),
+                "{path} {sent}: {bodies:?}"
+            );
             let mut calls = server.calls();
             calls.extend(next.iter().flat_map(|(next, _)| next.calls()));
-            assert!(!calls.iter().any(|path| path == "/smuggled"), "{path} {sent}: {calls:?}");
+            assert!(
+                !calls.iter().any(|path| path == "/smuggled"),
+                "{path} {sent}: {calls:?}"
+            );
         }
     }
 }
@@ -140,7 +164,9 @@ async fn never_within_a_body_and_never_with_a_body_for_a_request() {
 async fn a_body_that_a_task_reads_later_is_waited_for() {
     let mut server = Server::new(PATIENT);
     let (mut client, task) = server.tcp().await;
-    client.send("POST /keep HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n4\r\nGET \r\n").await;
+    client
+        .send("POST /keep HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n4\r\nGET \r\n")
+        .await;
     assert_eq!(client.reply().await.body, "kept");
     let body = server.kept.recv().await.unwrap();
     server.connections.leave(Leave::Release);
@@ -157,10 +183,15 @@ async fn a_body_that_a_task_reads_later_is_waited_for() {
 
 #[tokio::test]
 async fn a_body_that_is_read_and_kept_holds_nothing_up() {
-    for head in ["content-length: 2\r\n\r\nok", "transfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n"] {
+    for head in [
+        "content-length: 2\r\n\r\nok",
+        "transfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+    ] {
         let mut server = Server::new(PATIENT);
         let (mut client, task) = server.tcp().await;
-        client.send(format!("POST /keep HTTP/1.1\r\nhost: x\r\n{head}")).await;
+        client
+            .send(format!("POST /keep HTTP/1.1\r\nhost: x\r\n{head}"))
+            .await;
         client.reply().await;
         let mut body = server.kept.recv().await.unwrap();
         while http_body_util::BodyExt::frame(&mut body).await.is_some() {}
@@ -176,7 +207,9 @@ async fn every_pipelined_request_is_answered_or_handed_back_once() {
         for turns in 0..6 {
             let server = Server::new(PATIENT);
             let (mut client, task) = server.memory();
-            let requests: String = (0..count).map(|n| format!("GET /n/{n} HTTP/1.1\r\nhost: x\r\n\r\n")).collect();
+            let requests: String = (0..count)
+                .map(|n| format!("GET /n/{n} HTTP/1.1\r\nhost: x\r\n\r\n"))
+                .collect();
             client.send(requests).await;
             for _ in 0..turns {
                 tokio::task::yield_now().await;
@@ -197,7 +230,9 @@ async fn a_large_response_is_written_out_first() {
     let (near, far) = duplex(1000);
     let task = server.serve(far, Start::Fresh);
     let mut client = Client::new(near);
-    client.send("GET /large/100000 HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    client
+        .send("GET /large/100000 HTTP/1.1\r\nhost: x\r\n\r\n")
+        .await;
     let_run().await;
     server.connections.leave(Leave::Release);
     let_run().await;

@@ -28,14 +28,22 @@ struct Limited {
 
 impl Limited {
     fn new(gate: &Arc<Semaphore>) -> Self {
-        Self { gate: Arc::clone(gate), waiting: None, permit: None, clones: Arc::default() }
+        Self {
+            gate: Arc::clone(gate),
+            waiting: None,
+            permit: None,
+            clones: Arc::default(),
+        }
     }
 }
 
 impl Clone for Limited {
     fn clone(&self) -> Self {
         self.clones.fetch_add(1, Relaxed);
-        Self { clones: Arc::clone(&self.clones), ..Self::new(&self.gate) }
+        Self {
+            clones: Arc::clone(&self.clones),
+            ..Self::new(&self.gate)
+        }
     }
 }
 
@@ -50,7 +58,9 @@ impl Service<Request<RequestBody>> for Limited {
         }
         if self.permit.is_none() {
             let gate = Arc::clone(&self.gate);
-            let waiting = self.waiting.get_or_insert_with(|| Box::pin(async { gate.acquire_owned().await.unwrap() }));
+            let waiting = self
+                .waiting
+                .get_or_insert_with(|| Box::pin(async { gate.acquire_owned().await.unwrap() }));
             self.permit = Some(std::task::ready!(waiting.as_mut().poll(cx)));
             self.waiting = None;
         }
@@ -58,7 +68,10 @@ impl Service<Request<RequestBody>> for Limited {
     }
 
     fn call(&mut self, request: Request<RequestBody>) -> Self::Future {
-        self.permit.take().expect("called without being ready").forget();
+        self.permit
+            .take()
+            .expect("called without being ready")
+            .forget();
         assert!(format!("{request:?}").len() < 2000);
         ready(match request.uri().path() {
             "/error" => Err(io::Error::other("as asked")),
@@ -80,7 +93,9 @@ async fn is_called_when_it_is_ready_and_not_before() {
         assert_eq!(client.get(path).await.body, path);
     }
     assert_eq!(clones.load(Relaxed), 0);
-    client.send("GET /3 HTTP/1.1\r\nhost: x\r\n\r\nGET /4 HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    client
+        .send("GET /3 HTTP/1.1\r\nhost: x\r\n\r\nGET /4 HTTP/1.1\r\nhost: x\r\n\r\n")
+        .await;
     let_run().await;
     assert_eq!(server.in_flight(), 1);
     gate.add_permits(2);
@@ -100,9 +115,15 @@ async fn an_error_closes_the_connection() {
             gate.close();
         }
         let (near, far) = duplex(1000);
-        let task = tokio::spawn(server.connections.serve(far, Start::Fresh, Limited::new(&gate)));
+        let task = tokio::spawn(
+            server
+                .connections
+                .serve(far, Start::Fresh, Limited::new(&gate)),
+        );
         let mut client = Client::new(near);
-        client.send(format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n")).await;
+        client
+            .send(format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n"))
+            .await;
         client.ends().await;
         assert!(matches!(task.await.unwrap(), End::Closed));
         assert_eq!((server.in_flight(), server.closed()), (0, 1));

@@ -29,7 +29,12 @@ use crate::{
 };
 
 /// No timeout that a test could run into.
-pub(super) const PATIENT: Timeouts = Timeouts { first_byte: None, head: None, idle: None, linger: Duration::from_secs(60) };
+pub(super) const PATIENT: Timeouts = Timeouts {
+    first_byte: None,
+    head: None,
+    idle: None,
+    linger: Duration::from_secs(60),
+};
 
 /// One process' worth of serving.
 pub(super) struct Server {
@@ -58,7 +63,12 @@ impl Server {
     pub(super) fn new(timeouts: Timeouts) -> Self {
         let (keep, kept) = mpsc::unbounded_channel();
         let (upgrade, upgraded) = mpsc::unbounded_channel();
-        let ctx = Ctx { gate: Arc::new(Semaphore::new(0)), keep, upgrade, calls: Arc::default() };
+        let ctx = Ctx {
+            gate: Arc::new(Semaphore::new(0)),
+            keep,
+            upgrade,
+            calls: Arc::default(),
+        };
         let (row, _fd) = Row::create().unwrap();
         let row = Arc::new(row);
         Self {
@@ -112,7 +122,9 @@ impl Server {
 
 pub(super) async fn tcp_pair() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let near = TcpStream::connect(listener.local_addr().unwrap())
+        .await
+        .unwrap();
     let (far, _) = listener.accept().await.unwrap();
     (near, far)
 }
@@ -125,15 +137,24 @@ fn router(ctx: Ctx) -> Router {
         .route("/empty", any(|| async { StatusCode::NO_CONTENT }))
         .route("/same", any(|| async { StatusCode::NOT_MODIFIED }))
         .route("/echo", any(|body: Bytes| async { body }))
-        .route("/echo/{n}", any(|Path(n): Path<String>, body: Bytes| async move { format!("{n}:{}", body.len()) }))
+        .route(
+            "/echo/{n}",
+            any(|Path(n): Path<String>, body: Bytes| async move { format!("{n}:{}", body.len()) }),
+        )
         .route("/ignore", any(|_: Request| async { "ignored" }))
-        .route("/ignore/{n}", any(|Path(n): Path<String>, _: Request| async move { format!("{n}:ignored") }))
+        .route(
+            "/ignore/{n}",
+            any(|Path(n): Path<String>, _: Request| async move { format!("{n}:ignored") }),
+        )
         .route("/half/{n}", any(half))
         .route("/later/{n}", any(later))
         .route("/keep", any(keep))
         .route("/wait", any(wait))
         .route("/drip", get(drip))
-        .route("/large/{n}", get(|Path(n): Path<usize>| async move { vec![b'x'; n] }))
+        .route(
+            "/large/{n}",
+            get(|Path(n): Path<usize>| async move { vec![b'x'; n] }),
+        )
         .route("/panic", any(|| async { panic!("as asked") as &str }))
         .route("/upgrade", any(upgrade))
         .layer(axum::middleware::map_request(move |request: Request| {
@@ -186,7 +207,11 @@ async fn upgrade(State(ctx): State<Ctx>, mut request: Request) -> Response {
             let _ = ctx.upgrade.send(stream);
         }
     });
-    (StatusCode::SWITCHING_PROTOCOLS, [(header::CONNECTION, "upgrade"), (header::UPGRADE, "test")]).into_response()
+    (
+        StatusCode::SWITCHING_PROTOCOLS,
+        [(header::CONNECTION, "upgrade"), (header::UPGRADE, "test")],
+    )
+        .into_response()
 }
 
 /// A client that speaks bytes.
@@ -211,7 +236,10 @@ impl Reply {
 
 impl<IO: AsyncRead + AsyncWrite + Unpin> Client<IO> {
     pub(super) fn new(stream: IO) -> Self {
-        Self { stream, read: Vec::new() }
+        Self {
+            stream,
+            read: Vec::new(),
+        }
     }
 
     pub(super) async fn send(&mut self, bytes: impl AsRef<[u8]>) {
@@ -219,7 +247,8 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Client<IO> {
     }
 
     pub(super) async fn get(&mut self, path: &str) -> Reply {
-        self.send(format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n")).await;
+        self.send(format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n"))
+            .await;
         self.reply().await
     }
 
@@ -233,7 +262,12 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Client<IO> {
         let mut reply = self.try_head().await?;
         let head = &reply.head;
         if let Some(at) = head.find("content-length: ") {
-            let n: usize = head[at + 16..].split("\r\n").next().unwrap().parse().unwrap();
+            let n: usize = head[at + 16..]
+                .split("\r\n")
+                .next()
+                .unwrap()
+                .parse()
+                .unwrap();
             while self.read.len() < n {
                 assert!(self.more().await, "end within a body");
             }
@@ -251,12 +285,20 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Client<IO> {
                 break at + 4;
             }
             if !self.more().await {
-                assert!(self.read.is_empty(), "end within a head: {:?}", String::from_utf8_lossy(&self.read));
+                assert!(
+                    self.read.is_empty(),
+                    "end within a head: {:?}",
+                    String::from_utf8_lossy(&self.read)
+                );
                 return None;
             }
         };
         let head = String::from_utf8(self.read.drain(..end).collect()).unwrap();
-        Some(Reply { status: head[9..12].parse().unwrap(), head, body: String::new() })
+        Some(Reply {
+            status: head[9..12].parse().unwrap(),
+            head,
+            body: String::new(),
+        })
     }
 
     async fn chunks(&mut self) -> String {

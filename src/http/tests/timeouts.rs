@@ -22,7 +22,10 @@ const TIMEOUTS: Timeouts = Timeouts {
 /// Never early, and late by a quarter at most (and a second for a lingering close that nobody ends).
 fn assert_about(elapsed: Duration, seconds: u64) {
     let limit = SECOND * seconds as u32;
-    assert!(elapsed >= limit && elapsed <= limit * 5 / 4 + SECOND, "{elapsed:?} for {limit:?}");
+    assert!(
+        elapsed >= limit && elapsed <= limit * 5 / 4 + SECOND,
+        "{elapsed:?} for {limit:?}"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -95,7 +98,9 @@ async fn what_is_busy_is_never_late() {
     sleep(1000 * SECOND).await;
     server.gate.add_permits(1);
     assert_eq!(client.reply().await.body, "piecepiece");
-    client.send("POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n").await;
+    client
+        .send("POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n")
+        .await;
     sleep(1000 * SECOND).await;
     client.send("ok").await;
     assert_eq!(client.reply().await.body, "ok");
@@ -105,7 +110,9 @@ async fn what_is_busy_is_never_late() {
 async fn a_body_that_a_task_keeps_is_busy_and_then_idle() {
     let mut server = Server::timed(TIMEOUTS);
     let (mut client, task) = server.memory();
-    client.send("POST /keep HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n").await;
+    client
+        .send("POST /keep HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n")
+        .await;
     assert_eq!(client.reply().await.body, "kept");
     let body = server.kept.recv().await.unwrap();
     sleep(1000 * SECOND).await;
@@ -122,7 +129,9 @@ async fn a_slow_reader_is_busy() {
     let (near, far) = tokio::io::duplex(1000);
     let _task = server.serve(far, Start::Fresh);
     let mut client = Client::new(near);
-    client.send("GET /large/5000 HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    client
+        .send("GET /large/5000 HTTP/1.1\r\nhost: x\r\n\r\n")
+        .await;
     for _ in 0..20 {
         sleep(30 * SECOND).await;
         assert_eq!(server.in_flight(), 1);
@@ -134,7 +143,9 @@ async fn a_slow_reader_is_busy() {
 async fn a_lingering_close_has_an_end() {
     let server = Server::timed(TIMEOUTS);
     let (mut client, task) = server.memory();
-    client.send("POST /ignore HTTP/1.1\r\nhost: x\r\ncontent-length: 200000\r\n\r\nx").await;
+    client
+        .send("POST /ignore HTTP/1.1\r\nhost: x\r\ncontent-length: 200000\r\n\r\nx")
+        .await;
     assert_eq!(client.reply().await.body, "ignored");
     client.ends().await;
     let start = Instant::now();

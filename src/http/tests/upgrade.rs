@@ -6,7 +6,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, split};
 use super::support::{PATIENT, Server};
 use crate::http::End;
 
-const UPGRADE: &str = "GET /upgrade HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: test\r\n\r\n";
+const UPGRADE: &str =
+    "GET /upgrade HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: test\r\n\r\n";
 
 #[tokio::test]
 async fn an_upgraded_stream_belongs_to_the_handler_and_still_counts() {
@@ -49,7 +50,10 @@ async fn an_upgraded_stream_is_cut_wherever_it_is() {
     }
     assert_eq!(server.connections.cut(), 1);
     assert_eq!(reading.await.unwrap().unwrap(), 0);
-    assert_eq!(writing.await.unwrap().kind(), std::io::ErrorKind::ConnectionAborted);
+    assert_eq!(
+        writing.await.unwrap().kind(),
+        std::io::ErrorKind::ConnectionAborted
+    );
     server.connections.all_closed().await;
     assert_eq!(server.closed(), 1);
     assert_eq!(server.connections.cut(), 0);

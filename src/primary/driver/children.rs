@@ -17,7 +17,9 @@ use crate::{
         limits,
         outbox::Outbox,
     },
-    primary::{dispatch::Dispatch, handle::WorkerHandle, hooks::Event, link::Link, process::Process},
+    primary::{
+        dispatch::Dispatch, handle::WorkerHandle, hooks::Event, link::Link, process::Process,
+    },
     scoreboard::Row,
     supervisor::Input,
 };
@@ -52,7 +54,11 @@ impl Driver {
             Ok(()) => self.tell(Input::Spawned(id)),
             Err(error) => {
                 tracing::error!(worker = %id, error = ?error, "cannot start a worker");
-                self.last_death = Some(Death { id, status: None, cause: format!("{error:?}") });
+                self.last_death = Some(Death {
+                    id,
+                    status: None,
+                    cause: format!("{error:?}"),
+                });
                 self.events.send(Event::Error(error));
                 self.tell(Input::SpawnFailed(id));
             }
@@ -61,7 +67,10 @@ impl Driver {
 
     fn try_spawn(&mut self, id: WorkerId, slot: Slot, generation: Generation) -> Result<()> {
         let image = self.images.of(generation)?;
-        let failed = |source| Error::Spawn { program: image.path().to_owned(), source };
+        let failed = |source| Error::Spawn {
+            program: image.path().to_owned(),
+            source,
+        };
         let (ours, theirs) = channel::pair().map_err(failed)?;
         let channel = Rc::new(Channel::new(ours).map_err(failed)?);
         let intake = Rc::new(IntakeSender::new().map_err(failed)?);
@@ -77,15 +86,33 @@ impl Driver {
             handle: handle.clone(),
             process: process.clone(),
             intake: intake.clone(),
-            reading: spawn_local(read_handbacks(handbacks.clone(), self.dispatch.clone(), process.clone())).abort_handle(),
+            reading: spawn_local(read_handbacks(
+                handbacks.clone(),
+                self.dispatch.clone(),
+                process.clone(),
+            ))
+            .abort_handle(),
             handbacks,
             heartbeat: 0,
             served: false,
             boot_timeout: false,
         };
         self.children.insert(id, child);
-        let welcome = Welcome { generation, settings: self.settings.clone(), secret: self.secret.clone() };
-        let link = Link { handle, process, channel, intake, page, welcome, seen: self.seen.clone(), events: self.events.clone() };
+        let welcome = Welcome {
+            generation,
+            settings: self.settings.clone(),
+            secret: self.secret.clone(),
+        };
+        let link = Link {
+            handle,
+            process,
+            channel,
+            intake,
+            page,
+            welcome,
+            seen: self.seen.clone(),
+            events: self.events.clone(),
+        };
         spawn_local(link.run());
         Ok(())
     }
@@ -113,13 +140,20 @@ impl Driver {
             tracing::info!(worker = %id, slot = %child.handle.slot(), pid = child.handle.pid(), "worker listening");
             child.served = true;
             if !child.handle.is_retired() {
-                self.dispatch.borrow_mut().add(id, child.handle.generation(), child.intake.clone(), child.handle.row().clone());
+                self.dispatch.borrow_mut().add(
+                    id,
+                    child.handle.generation(),
+                    child.intake.clone(),
+                    child.handle.row().clone(),
+                );
             }
         }
     }
 
     pub(super) fn exited(&mut self, id: WorkerId, status: ExitStatus) {
-        let Some(child) = self.children.remove(&id) else { return };
+        let Some(child) = self.children.remove(&id) else {
+            return;
+        };
         let handle = child.handle;
         child.reading.abort();
         let open_connections = {
@@ -129,7 +163,12 @@ impl Driver {
             }
             dispatch.remove(id)
         };
-        let exit = Exit { status, in_flight: handle.row().read().in_flight, open_connections, after_disconnect: handle.is_retired() };
+        let exit = Exit {
+            status,
+            in_flight: handle.row().read().in_flight,
+            open_connections,
+            after_disconnect: handle.is_retired(),
+        };
         handle.died();
         self.shared.died(&handle);
         let cause = match (child.served, child.boot_timeout) {
@@ -137,7 +176,11 @@ impl Driver {
             (true, _) => "it had served",
             (false, _) => "it ended before it reached `serve`, or while `serve` set up its app",
         };
-        self.last_death = Some(Death { id, status: Some(status), cause: cause.to_owned() });
+        self.last_death = Some(Death {
+            id,
+            status: Some(status),
+            cause: cause.to_owned(),
+        });
         if exit.after_disconnect {
             tracing::info!(worker = %id, %status, "worker ended");
         } else {
@@ -161,7 +204,11 @@ impl Driver {
 }
 
 /// Reads what a worker gives back, always: a worker that leaves waits for it, and it for nobody.
-async fn read_handbacks(handbacks: Rc<Handbacks>, dispatch: Rc<RefCell<Dispatch>>, process: Rc<Process>) {
+async fn read_handbacks(
+    handbacks: Rc<Handbacks>,
+    dispatch: Rc<RefCell<Dispatch>>,
+    process: Rc<Process>,
+) {
     loop {
         match handbacks.receive().await {
             Ok(mut batch) => {

@@ -26,18 +26,27 @@ impl Driver {
             running.abort();
             acceptor.accept_rest(&self.dispatch);
         }
-        self.closing = Some(Closing { since: Instant::now(), told: false });
+        self.closing = Some(Closing {
+            since: Instant::now(),
+            told: false,
+        });
         // Those that leave already find nobody any more who takes their connections.
-        self.children.values().filter(|child| child.handle.is_retired()).for_each(|child| child.handle.row().order_to_leave(false));
+        self.children
+            .values()
+            .filter(|child| child.handle.is_retired())
+            .for_each(|child| child.handle.row().order_to_leave(false));
         self.close_listeners();
         self.close_further();
     }
 
     /// Retires the workers once every accepted connection is with one of them.
     pub(super) fn close_further(&mut self) {
-        let Some(closing) = &mut self.closing else { return };
+        let Some(closing) = &mut self.closing else {
+            return;
+        };
         let placed = self.dispatch.borrow().waiting() == 0;
-        let hopeless = self.children.values().all(|child| !child.served) || closing.since.elapsed() >= LAST_PLACING;
+        let hopeless = self.children.values().all(|child| !child.served)
+            || closing.since.elapsed() >= LAST_PLACING;
         if !closing.told && (placed || hopeless) {
             closing.told = true;
             self.tell(Input::Shutdown);

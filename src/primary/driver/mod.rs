@@ -88,7 +88,10 @@ struct Driver {
 /// Runs the primary until its last worker has ended. Needs a `LocalSet`.
 pub(crate) async fn run(setup: Setup) -> Result<()> {
     limits::raise();
-    let mut signals = PrimarySignals::catch().map_err(|source| Error::System { doing: "catch signals", source })?;
+    let mut signals = PrimarySignals::catch().map_err(|source| Error::System {
+        doing: "catch signals",
+        source,
+    })?;
     let (seen, mut sightings) = mpsc::unbounded_channel();
     let mut commands = setup.commands;
     let policy = Policy {
@@ -102,7 +105,11 @@ pub(crate) async fn run(setup: Setup) -> Result<()> {
     let dispatch = Dispatch::new(setup.settings.scheduling);
     let mut driver = Driver {
         settings: setup.settings,
-        images: Images { program: setup.program, first: Some(setup.image), by_generation: BTreeMap::new() },
+        images: Images {
+            program: setup.program,
+            first: Some(setup.image),
+            by_generation: BTreeMap::new(),
+        },
         origin: setup.origin,
         secret: setup.secret,
         shared: setup.shared,
@@ -152,10 +159,16 @@ impl Driver {
 
     fn accept_from(&mut self, listeners: Vec<(Listener, u16)>) -> Result<()> {
         for (listener, app) in listeners {
-            let acceptor = Acceptor::new(listener, app).map_err(|source| Error::System { doing: "watch a listening socket", source })?;
+            let acceptor = Acceptor::new(listener, app).map_err(|source| Error::System {
+                doing: "watch a listening socket",
+                source,
+            })?;
             let acceptor = Rc::new(acceptor);
             let (running, dispatch) = (acceptor.clone(), self.dispatch.clone());
-            self.acceptors.push((acceptor, spawn_local(async move { running.run(dispatch).await })));
+            self.acceptors.push((
+                acceptor,
+                spawn_local(async move { running.run(dispatch).await }),
+            ));
         }
         Ok(())
     }
@@ -164,7 +177,11 @@ impl Driver {
     fn carry_out(&mut self) -> bool {
         while let Some(action) = self.supervisor.poll() {
             match action {
-                Action::Spawn { id, slot, generation } => self.spawn(id, slot, generation),
+                Action::Spawn {
+                    id,
+                    slot,
+                    generation,
+                } => self.spawn(id, slot, generation),
                 Action::Retire(id) => self.retire(id),
                 Action::Abort(id) => self.signal(id, Signal::ABORT),
                 Action::Kill(id) => self.signal(id, Signal::KILL),
@@ -183,28 +200,63 @@ impl Driver {
     fn note(&mut self, note: &Note) {
         match *note {
             Note::Ready => {
-                let addresses: Vec<_> = self.shared.local_addrs.iter().map(ToString::to_string).collect();
-                tracing::info!(workers = self.supervisor.target(), "listening on {}", addresses.join(", "));
+                let addresses: Vec<_> = self
+                    .shared
+                    .local_addrs
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect();
+                tracing::info!(
+                    workers = self.supervisor.target(),
+                    "listening on {}",
+                    addresses.join(", ")
+                );
                 self.events.send(Event::Ready);
             }
-            Note::BackOff { slot, delay } => tracing::warn!(%slot, ?delay, "a worker is started again after a while"),
+            Note::BackOff { slot, delay } => {
+                tracing::warn!(%slot, ?delay, "a worker is started again after a while")
+            }
             Note::BootTimeout(id) => {
                 tracing::error!(worker = %id, after = ?self.settings.boot_timeout, "was not ready in time: killed");
                 if let Some(child) = self.children.get_mut(&id) {
                     child.boot_timeout = true;
                 }
             }
-            Note::Hung(id) => tracing::error!(worker = %id, after = ?self.settings.hang_timeout, "its heartbeat stopped: aborted"),
-            Note::DeadlinePassed(id) => tracing::warn!(worker = %id, "did not end in time: killed"),
-            Note::Restarted { generation, replaced, took } => {
-                tracing::info!(%generation, replaced, ?took, "restarted");
-                self.restart_ended(|| Ok(Restarted { generation, replaced, took }));
+            Note::Hung(id) => {
+                tracing::error!(worker = %id, after = ?self.settings.hang_timeout, "its heartbeat stopped: aborted")
             }
-            Note::RestartAbandoned { generation, slot, id } => {
+            Note::DeadlinePassed(id) => tracing::warn!(worker = %id, "did not end in time: killed"),
+            Note::Restarted {
+                generation,
+                replaced,
+                took,
+            } => {
+                tracing::info!(%generation, replaced, ?took, "restarted");
+                self.restart_ended(|| {
+                    Ok(Restarted {
+                        generation,
+                        replaced,
+                        took,
+                    })
+                });
+            }
+            Note::RestartAbandoned {
+                generation,
+                slot,
+                id,
+            } => {
                 let cause = self.cause_of(id);
                 tracing::error!(%generation, %slot, worker = %id, "restart abandoned, the old workers stay: {cause}");
-                self.events.send(Event::Error(Error::RestartAbandoned { slot, cause: cause.clone() }));
-                self.restart_ended(|| Err(Error::RestartAbandoned { slot, cause: cause.clone() }));
+                self.events.send(Event::Error(Error::RestartAbandoned {
+                    slot,
+                    cause: cause.clone(),
+                }));
+                self.restart_ended(|| {
+                    Err(Error::RestartAbandoned {
+                        slot,
+                        cause: cause.clone(),
+                    })
+                });
             }
             Note::GiveUp { id } => {
                 self.failure = Some(Error::NeverReady {
@@ -265,7 +317,10 @@ impl Driver {
             Order::Restart => self.restart(None),
             Order::More => self.scale_by(1),
             Order::Fewer => self.scale_by(-1),
-            Order::Reopen | Order::Upgrade => tracing::warn!(?order, "this version has no answer to this signal yet; nothing changes"),
+            Order::Reopen | Order::Upgrade => tracing::warn!(
+                ?order,
+                "this version has no answer to this signal yet; nothing changes"
+            ),
         }
     }
 
@@ -282,7 +337,9 @@ impl Driver {
     }
 
     fn scale_by(&mut self, by: i32) {
-        let target = u32::try_from(self.supervisor.target()).unwrap_or(u32::MAX).saturating_add_signed(by);
+        let target = u32::try_from(self.supervisor.target())
+            .unwrap_or(u32::MAX)
+            .saturating_add_signed(by);
         self.tell(Input::Scale(target.max(1)));
     }
 }

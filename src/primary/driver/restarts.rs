@@ -26,7 +26,11 @@ impl Driver {
         let running = self.supervisor.restarting().is_some();
         self.restarts[usize::from(running)].extend(asked);
         // A program that is new has to show that it stays up.
-        let min_up = if self.images.are_current() { Duration::ZERO } else { TRIAL };
+        let min_up = if self.images.are_current() {
+            Duration::ZERO
+        } else {
+            TRIAL
+        };
         self.tell(Input::Restart { min_up });
     }
 }

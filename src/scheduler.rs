@@ -127,6 +127,7 @@ impl Scheduler {
     }
 
     /// Connections assigned and not released; 0 for a worker that is not in.
+    #[cfg(test)]
     pub(crate) fn load(&self, id: WorkerId) -> u64 {
         self.members.get(&id).map_or(0, |member| member.load)
     }

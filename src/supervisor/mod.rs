@@ -143,6 +143,7 @@ impl Supervisor {
     }
 
     /// `None`: never existed, or has both exited and disconnected.
+    #[cfg(test)]
     pub(crate) fn state_of(&self, id: WorkerId) -> Option<State> {
         self.workers.get(&id).map(Worker::state)
     }
@@ -161,6 +162,7 @@ impl Supervisor {
     }
 
     /// The generation that serves; during a restart the one that is being replaced.
+    #[cfg(test)]
     pub(crate) fn generation(&self) -> Generation {
         self.serving
     }
@@ -182,16 +184,11 @@ impl Supervisor {
     }
 
     /// Every worker in the table, by id.
+    #[cfg(test)]
     pub(crate) fn workers(&self) -> impl Iterator<Item = (WorkerId, Slot, Generation, State)> + '_ {
         self.workers
             .iter()
             .map(|(&id, worker)| (id, worker.slot, worker.generation, worker.state()))
-    }
-
-    /// Slots that are empty because their workers died, and when each is filled.
-    pub(crate) fn backing_off(&self) -> impl Iterator<Item = (Slot, Instant)> + '_ {
-        self.vacant()
-            .filter_map(|slot| Some((slot, self.clock.outside(self.place(slot)?.not_before?))))
     }
 
     fn take(&mut self, now: Instant, input: Input) {

@@ -3,12 +3,14 @@
 //! Invariant: a connection is in exactly one place: in the batch of a worker, in `waiting`, in an intake, or with a worker. Only what a
 //! worker had taken can be lost with it.
 
+mod rescue;
+
 use std::{
     cell::RefCell,
     collections::{BTreeMap, VecDeque},
     rc::Rc,
     sync::Arc,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use tokio::sync::Notify;
@@ -23,9 +25,6 @@ use crate::{
     scoreboard::Row,
     settings::Scheduling,
 };
-
-/// A worker that has taken nothing for so long, with connections waiting, is stuck.
-const STUCK: Duration = Duration::from_millis(100);
 
 /// The intakes of all workers, and the choice among them.
 #[derive(Debug)]
@@ -139,7 +138,7 @@ impl Dispatch {
         let Some(mut intake) = self.intakes.remove(&id) else {
             return 0;
         };
-        take_back(&mut intake, &mut self.waiting);
+        rescue::take_back(&mut intake, &mut self.waiting);
         self.waiting.extend(intake.batch);
         self.place_waiting();
         intake
@@ -343,55 +342,6 @@ impl Dispatch {
             intake.closed = closed;
         }
     }
-
-    /// Looks after intakes that nobody reads: called on every tick.
-    pub(super) fn tick(&mut self, now: Instant) {
-        let mut stuck = Vec::new();
-        for (&id, intake) in &mut self.intakes {
-            let (taken, heartbeat) = (intake.row.taken(), intake.row.heartbeat());
-            let moved = taken != intake.taken;
-            if intake.rescued && (moved || heartbeat != intake.heartbeat) {
-                tracing::info!(worker = %id, "takes connections again");
-                intake.rescued = false;
-                if !intake.retired {
-                    self.choice.unblock(id);
-                }
-            }
-            intake.taken = taken;
-            intake.heartbeat = heartbeat;
-            if moved || intake.queued() == 0 {
-                intake.idle_since = None;
-            } else if now.duration_since(*intake.idle_since.get_or_insert(now)) >= STUCK {
-                stuck.push(id);
-            }
-        }
-        for id in stuck {
-            self.rescue(id);
-        }
-        self.place_waiting();
-    }
-
-    /// Takes back what a stuck worker has not read, if somebody else can have it.
-    fn rescue(&mut self, id: WorkerId) {
-        let was_blocked = self.choice.is_blocked(id);
-        self.choice.block(id);
-        if !self.choice.has_room() {
-            if !was_blocked {
-                self.choice.unblock(id);
-            }
-            return;
-        }
-        let Some(intake) = self.intakes.get_mut(&id) else {
-            return;
-        };
-        let before = intake.back;
-        take_back(intake, &mut self.waiting);
-        intake.idle_since = None;
-        intake.rescued = true;
-        let back = intake.back - before;
-        self.choice.released(id, back);
-        tracing::warn!(worker = %id, connections = back, "takes nothing: its connections go to other workers");
-    }
 }
 
 /// Waits for what hinders the hand-over: full windows, and the budget of descriptors in flight. Runs for the primary's whole life.
@@ -415,19 +365,5 @@ pub(super) async fn attend(dispatch: Rc<RefCell<Dispatch>>) {
             tokio::time::sleep_until(until.into()).await;
             dispatch.borrow_mut().place_waiting();
         }
-    }
-}
-
-/// Empties an intake into `waiting`.
-fn take_back(intake: &mut Intake, waiting: &mut VecDeque<Conn>) {
-    while let Some(batch) = intake.sender.take_back() {
-        intake.back += (batch.conns.len() + batch.lost) as u64;
-        if batch.lost > 0 {
-            tracing::error!(
-                connections = batch.lost,
-                "lost in hand-over: the primary is out of descriptors"
-            );
-        }
-        waiting.extend(batch.conns);
     }
 }

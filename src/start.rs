@@ -201,7 +201,11 @@ fn start_thread(setup: Setup) -> Result<oneshot::Receiver<Result<()>>> {
     std::thread::Builder::new()
         .name("cluster primary".into())
         .spawn(move || {
-            let ended = tokio::task::LocalSet::new().block_on(&runtime, primary::run(setup));
+            // As a task of its own: what `block_on` is given is polled at every wake-up of any task, and accepting wakes often.
+            let ended = tokio::task::LocalSet::new().block_on(&runtime, async {
+                tokio::task::spawn_local(primary::run(setup)).await
+            });
+            let ended = ended.unwrap_or_else(|panic| Err(Error::Runtime(panic.into())));
             shared.end();
             // Nobody listens when the program has dropped the future of `serve`.
             let _ = end.send(ended);

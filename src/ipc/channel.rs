@@ -12,7 +12,7 @@ use std::{
 use tokio::io::{Interest, unix::AsyncFd};
 
 pub(crate) use super::datagram::{Received, pair};
-use super::{datagram, limits, outbox::Outbox};
+use super::{datagram, outbox::Outbox};
 use crate::{
     frame::{Frame, MAX_DATAGRAM},
     reactor,
@@ -44,7 +44,7 @@ impl Channel {
             let received = self
                 .socket
                 .async_io(Interest::READABLE, |fd| {
-                    limits::lifted(|| datagram::receive(fd, &mut buffer.0))
+                    datagram::receive(fd, &mut buffer.0)
                 })
                 .await;
             match received {

@@ -55,6 +55,16 @@ pub(crate) fn send(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> i
     Ok(())
 }
 
+/// Whether something waits: an error of kind `WouldBlock` if not.
+pub(crate) fn look(socket: impl AsFd) -> io::Result<()> {
+    rustix::net::recv(
+        socket,
+        &mut [0_u8; 1],
+        RecvFlags::DONTWAIT | RecvFlags::PEEK | RecvFlags::TRUNC,
+    )?;
+    Ok(())
+}
+
 pub(crate) fn receive(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<Received> {
     let mut space = [MaybeUninit::uninit(); CONTROL];
     let mut control = RecvAncillaryBuffer::new(&mut space);

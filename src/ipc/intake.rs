@@ -7,6 +7,7 @@ use std::{
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6},
     os::fd::{AsFd, OwnedFd},
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
     time::Duration,
 };
 
@@ -322,20 +323,36 @@ impl Handbacks {
 #[derive(Debug)]
 pub(crate) struct IntakeReceiver {
     socket: AsyncFd<OwnedFd>,
+    /// The last look at the socket brought a batch.
+    received: AtomicBool,
 }
 
 impl IntakeReceiver {
     pub(crate) fn new(socket: OwnedFd) -> io::Result<Self> {
         Ok(Self {
             socket: reactor::watch(socket, Interest::READABLE | Interest::WRITABLE)?,
+            received: AtomicBool::new(false),
         })
     }
 
     /// The next connections; `None` when the intake is finished. Cancel safe.
     pub(crate) async fn receive(&self) -> io::Result<Option<Batch>> {
-        self.socket
-            .async_io(Interest::READABLE, |socket| receive(socket))
-            .await
+        let receive = |socket: &OwnedFd| {
+            // After a batch there is rarely another one: a look is cheaper than a receive with its lifted limit, by two calls.
+            if self.received.swap(false, Relaxed) {
+                datagram::look(socket)?;
+            }
+            let batch = receive(socket)?;
+            self.received.store(true, Relaxed);
+            Ok(batch)
+        };
+        loop {
+            match self.socket.async_io(Interest::READABLE, receive).await {
+                // The primary died with something of ours unread: told once, before what it has still sent.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {}
+                received => return received,
+            }
+        }
     }
 
     /// Gives a connection back to the primary, which has another worker go on with it.

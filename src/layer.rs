@@ -61,7 +61,8 @@ enum Means {
     Served(Worker),
     /// This worker, put into the request for extractors: a test's.
     Paired(Worker),
-    /// Lets everything pass: another layer counts.
+    /// Lets everything pass: a layer further in, where routes are known, counts.
+    #[cfg(feature = "axum")]
     Off,
 }
 
@@ -106,6 +107,7 @@ impl ClusterLayer {
         }
     }
 
+    #[cfg(feature = "axum")]
     pub(crate) fn off() -> Self {
         Self { means: Means::Off }
     }
@@ -143,6 +145,7 @@ where
 
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
         let (worker, by_hand) = match &self.means {
+            #[cfg(feature = "axum")]
             Means::Off => (None, false),
             Means::Served(worker) => (Some(worker.clone()), false),
             Means::OfProcess => (cluster::worker(), true),

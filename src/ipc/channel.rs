@@ -12,7 +12,10 @@ use std::{
 use tokio::io::{Interest, unix::AsyncFd};
 
 pub(crate) use super::datagram::{Received, pair};
-use super::{datagram, outbox::Outbox};
+use super::{
+    datagram,
+    outbox::{CAPACITY, Outbox},
+};
 use crate::{
     frame::{Frame, MAX_DATAGRAM},
     reactor,
@@ -100,6 +103,8 @@ impl Buffer {
 #[derive(Debug)]
 pub(crate) struct Consumption {
     outbox: Arc<Outbox>,
+    /// Received and not yet told as consumed: what the sender counts as under way, at the least.
+    outstanding: AtomicUsize,
     untold: AtomicUsize,
 }
 
@@ -107,14 +112,22 @@ impl Consumption {
     pub(crate) fn new(outbox: Arc<Outbox>) -> Self {
         Self {
             outbox,
+            outstanding: AtomicUsize::new(0),
             untold: AtomicUsize::new(0),
         }
+    }
+
+    /// `bytes` of messages or notices, as framed, have come; false when that is more than a sender may have under way.
+    pub(crate) fn received(&self, bytes: usize) -> bool {
+        self.outstanding.fetch_add(bytes, Relaxed) + bytes <= CAPACITY
     }
 
     /// `bytes` of messages or notices, as framed, will take no more memory.
     pub(crate) fn add(&self, bytes: usize) {
         if self.untold.fetch_add(bytes, Relaxed) + bytes >= TELL {
             let told = self.untold.swap(0, Relaxed);
+            let less = |outstanding: usize| Some(outstanding.saturating_sub(told));
+            let _ = self.outstanding.fetch_update(Relaxed, Relaxed, less);
             self.outbox
                 .order(&Frame::Consumed(u32::try_from(told).unwrap_or(u32::MAX)));
         }

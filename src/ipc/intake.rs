@@ -305,12 +305,12 @@ pub(crate) struct Handbacks {
 }
 
 impl Handbacks {
-    /// The next connections that come back. The intake has no end on this side: its reader is stopped when the worker has ended.
-    pub(crate) async fn receive(&self) -> io::Result<Batch> {
+    /// The next connections that come back. There is no end as long as the worker does not make one, which it never should: this
+    /// process has a duplicate of the worker's end.
+    pub(crate) async fn receive(&self) -> io::Result<Option<Batch>> {
         self.socket
             .async_io(Interest::READABLE, |socket| receive(socket))
             .await
-            .map(Option::unwrap_or_default)
     }
 
     /// What has come and was not read, once the worker has ended.
@@ -353,6 +353,11 @@ impl IntakeReceiver {
                 received => return received,
             }
         }
+    }
+
+    /// Whether this process has descriptors enough for the next batch.
+    pub(crate) fn has_room(&self) -> bool {
+        limits::has_room(&self.socket, BATCH)
     }
 
     /// Gives a connection back to the primary, which has another worker go on with it.

@@ -4,7 +4,7 @@
 //! soft limit a little below the hard one and lifts it while it receives.
 
 use std::{
-    os::fd::{AsRawFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, OwnedFd},
     sync::OnceLock,
 };
 
@@ -57,6 +57,18 @@ pub(crate) fn raise() {
 /// Whether a received descriptor shows that they are used up: take no more for now.
 pub(crate) fn is_full(received: &OwnedFd) -> bool {
     u64::try_from(received.as_raw_fd()).is_ok_and(|fd| fd >= ordinary())
+}
+
+/// Whether so many descriptors can be received, as far as duplicates of this one can be made. For a process that seems full.
+pub(crate) fn has_room(fd: impl AsFd, count: usize) -> bool {
+    lifted(|| {
+        let mut held = Vec::with_capacity(count);
+        (0..count).all(|_| {
+            rustix::io::fcntl_dupfd_cloexec(&fd, 0)
+                .map(|fd| held.push(fd))
+                .is_ok()
+        })
+    })
 }
 
 /// The number at which descriptors count as used up.

@@ -30,6 +30,8 @@ use crate::{
     supervisor::Input,
 };
 
+const FLOOD: &str = "more than a worker may have under way";
+
 /// What a link tells the primary's loop.
 #[derive(Debug)]
 pub(super) enum Seen {
@@ -141,6 +143,9 @@ impl Link {
                 (Frame::Leaving, _) => self.tell(Input::Leaving(self.handle.id())),
                 (Frame::Message(bytes), Stage::Welcomed(consumption)) => {
                     let size = frame.size();
+                    if !consumption.received(size) {
+                        return Err(FLOOD);
+                    }
                     if self.events.wants.messages {
                         let message = Message::received(datagram.slice_ref(bytes));
                         self.events.send(Event::Message(
@@ -154,6 +159,9 @@ impl Link {
                     }
                 }
                 (Frame::Notices(payload), Stage::Welcomed(consumption)) => {
+                    if !consumption.received(payload.len()) {
+                        return Err(FLOOD);
+                    }
                     if self.events.wants.notices {
                         self.events.send(Event::Notices(
                             self.handle.clone(),

@@ -62,6 +62,7 @@ struct Latency {
 #[derive(Debug)]
 struct Life {
     heartbeat: AtomicU64,
+    paused: AtomicU64,
 }
 
 /// Written by the primary only.
@@ -153,9 +154,23 @@ impl Row {
             .store(if release { RELEASE } else { CLOSE }, Release);
     }
 
+    /// Whether it has been ordered to leave, in whichever way.
+    pub(crate) fn is_to_leave(&self) -> bool {
+        self.page.orders.leave.load(Acquire) != 0
+    }
+
     /// Whether connections are to be given back; otherwise, and when the primary has gone without a word, nobody takes them.
     pub(crate) fn is_to_release(&self) -> bool {
         self.page.orders.leave.load(Acquire) == RELEASE
+    }
+
+    /// The worker has no room for more connections, or has it again.
+    pub(crate) fn pause(&self, paused: bool) {
+        self.page.life.paused.store(u64::from(paused), Relaxed);
+    }
+
+    pub(crate) fn is_paused(&self) -> bool {
+        self.page.life.paused.load(Relaxed) != 0
     }
 
     pub(crate) fn heartbeat(&self) -> u64 {

@@ -211,15 +211,19 @@ async fn take(
         for conn in batch.conns {
             serve(conn, apps, serving);
         }
-        // What waits meanwhile stays in the intake, from where the primary takes it to a worker with room.
-        if used_up {
-            let open = connections.open();
-            while connections.open() >= open {
+        let full = || connections.open() >= limit || (used_up && !intake.has_room());
+        if full() {
+            // What waits meanwhile stays in the intake, from where the primary takes it to a worker with room.
+            row.pause(true);
+            while full() && !row.is_to_leave() && worker.is_connected() {
                 tokio::time::sleep(FULL_PAUSE).await;
             }
+            row.pause(false);
+            row.beat();
         }
-        while connections.open() >= limit {
-            tokio::time::sleep(FULL_PAUSE).await;
+        if used_up && !intake.has_room() {
+            // It leaves, and has no descriptors for what is left: the primary takes that back.
+            return;
         }
     }
 }

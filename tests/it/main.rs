@@ -1,7 +1,13 @@
 //! The promises, shown with the real examples as real processes. One module a promise; `cargo test --test it MODULE` runs one.
 
-#![allow(clippy::unwrap_used, dead_code, unused_imports, missing_docs, missing_debug_implementations, unreachable_pub)]
+#![allow(
+    clippy::unwrap_used,
+    missing_docs,
+    missing_debug_implementations,
+    unreachable_pub
+)]
 
+#[allow(dead_code, reason = "a client has more ways to ask than tests use")]
 mod client;
 mod support;
 
@@ -16,7 +22,9 @@ mod hooks;
 mod limits;
 mod messages;
 mod quickstart;
+mod restart;
 mod sessions;
 mod single;
 mod stop;
 mod supervision;
+mod wires;

@@ -10,7 +10,7 @@ use std::{
     collections::{BTreeMap, VecDeque},
     rc::Rc,
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use tokio::sync::Notify;
@@ -42,6 +42,10 @@ pub(super) struct Dispatch {
     in_flight: u64,
     /// The kernel refused, or would, more descriptors in flight; until when to leave it alone.
     crowded: Option<Instant>,
+    /// How long it was left alone the last time; doubles as long as it does not help.
+    crowd_delay: Duration,
+    /// Workers that deal with their intake as none does.
+    broken: Vec<WorkerId>,
     /// Full windows that somebody must wait for.
     filled: Vec<(WorkerId, Rc<IntakeSender>)>,
     news: Rc<Notify>,
@@ -57,6 +61,8 @@ struct Intake {
     /// Connections sent, and of these taken back by the primary.
     sent: u64,
     back: u64,
+    /// Connections given back by the worker.
+    returned: u64,
     /// `taken` and `closed` as last looked at.
     taken: u64,
     closed: u64,
@@ -79,6 +85,9 @@ impl Intake {
 /// A quarter of the limit of descriptors may be in flight; the kernel's own budget is per user, and other programs use it too.
 const CROWD_DIVISOR: u64 = 4;
 
+/// The longest that a budget which stays used up is left alone.
+const MAX_CROWDED: Duration = Duration::from_millis(40);
+
 impl Dispatch {
     pub(super) fn new(scheduling: Scheduling) -> Self {
         Self {
@@ -89,6 +98,8 @@ impl Dispatch {
             dirty: Vec::new(),
             in_flight: 0,
             crowded: None,
+            crowd_delay: Duration::ZERO,
+            broken: Vec::new(),
             filled: Vec::new(),
             news: Rc::default(),
             trouble: Rc::default(),
@@ -111,6 +122,7 @@ impl Dispatch {
             batch: Vec::new(),
             sent: 0,
             back: 0,
+            returned: 0,
             taken,
             closed,
             heartbeat,
@@ -166,7 +178,15 @@ impl Dispatch {
     }
 
     /// Takes connections that a worker gives back, and places them before anything else.
-    pub(super) fn take_returned(&mut self, batch: Batch) {
+    ///
+    /// False when it gives back more than it was given: then these are none of ours, and are closed.
+    pub(super) fn take_returned(&mut self, id: WorkerId, batch: Batch) -> bool {
+        if let Some(intake) = self.intakes.get_mut(&id) {
+            intake.returned += (batch.conns.len() + batch.lost) as u64;
+            if intake.returned > intake.sent.saturating_sub(intake.back) {
+                return false;
+            }
+        }
         if batch.lost > 0 {
             tracing::error!(
                 connections = batch.lost,
@@ -175,6 +195,12 @@ impl Dispatch {
         }
         self.returned.extend(batch.conns);
         self.place_waiting();
+        true
+    }
+
+    /// Workers that have to be replaced for what they did to their intakes.
+    pub(super) fn take_broken(&mut self) -> Vec<WorkerId> {
+        std::mem::take(&mut self.broken)
     }
 
     /// Gives a connection to a worker's batch, or keeps it waiting. [`flush`](Self::flush) sends the batches.
@@ -239,6 +265,7 @@ impl Dispatch {
             Handed::Sent => {
                 intake.sent += n;
                 self.in_flight += n;
+                self.crowd_delay = Duration::ZERO;
                 intake.batch.clear();
                 return;
             }
@@ -249,8 +276,9 @@ impl Dispatch {
             }
             Handed::TooManyInFlight => return self.crowd(id),
             Handed::Gone(error) => {
-                tracing::warn!(worker = %id, %error, "an intake is gone before its worker");
+                tracing::error!(worker = %id, %error, "has shut its intake: it is replaced");
                 self.choice.remove(id);
+                self.broken.push(id);
             }
         }
         let batch = std::mem::take(&mut intake.batch);
@@ -268,9 +296,10 @@ impl Dispatch {
         self.in_flight + n <= limits::ordinary() / CROWD_DIVISOR
     }
 
-    /// Keeps everything in hand until [`CROWDED`] has passed.
+    /// Keeps everything in hand for a while.
     fn crowd(&mut self, id: WorkerId) {
-        self.crowded = Some(Instant::now() + CROWDED);
+        self.crowd_delay = (self.crowd_delay * 2).clamp(CROWDED, MAX_CROWDED);
+        self.crowded = Some(Instant::now() + self.crowd_delay);
         if let Some(intake) = self.intakes.get_mut(&id) {
             let batch = std::mem::take(&mut intake.batch);
             self.choice.released(id, batch.len() as u64);

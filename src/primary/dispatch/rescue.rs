@@ -18,7 +18,9 @@ impl Dispatch {
         for (&id, intake) in &mut self.intakes {
             let (taken, heartbeat) = (intake.row.taken(), intake.row.heartbeat());
             let moved = taken != intake.taken;
-            if intake.rescued && (moved || heartbeat != intake.heartbeat) {
+            // One that says itself that it is full is not waited for.
+            let paused = intake.row.is_paused();
+            if intake.rescued && !paused && (moved || heartbeat != intake.heartbeat) {
                 tracing::info!(worker = %id, "takes connections again");
                 intake.rescued = false;
                 if !intake.retired {
@@ -27,7 +29,9 @@ impl Dispatch {
             }
             intake.taken = taken;
             intake.heartbeat = heartbeat;
-            if moved || intake.queued() == 0 {
+            if paused && !intake.rescued && !intake.retired {
+                stuck.push(id);
+            } else if moved || intake.queued() == 0 {
                 intake.idle_since = None;
             } else if now.duration_since(*intake.idle_since.get_or_insert(now)) >= STUCK {
                 stuck.push(id);

@@ -13,7 +13,7 @@ use crate::{
     id::{Generation, Slot, WorkerId},
     ipc::{
         channel::{self, Channel},
-        intake::{CROWDED, Handbacks, IntakeSender},
+        intake::{Batch, CROWDED, Handbacks, IntakeSender},
         limits,
         outbox::Outbox,
     },
@@ -87,6 +87,7 @@ impl Driver {
             process: process.clone(),
             intake: intake.clone(),
             reading: spawn_local(read_handbacks(
+                id,
                 handbacks.clone(),
                 self.dispatch.clone(),
                 process.clone(),
@@ -159,7 +160,7 @@ impl Driver {
         let open_connections = {
             let mut dispatch = self.dispatch.borrow_mut();
             while let Some(batch) = child.handbacks.rest() {
-                dispatch.take_returned(batch);
+                dispatch.take_returned(id, batch);
             }
             dispatch.remove(id)
         };
@@ -205,36 +206,43 @@ impl Driver {
 
 /// Reads what a worker gives back, always: a worker that leaves waits for it, and it for nobody.
 async fn read_handbacks(
+    id: WorkerId,
     handbacks: Rc<Handbacks>,
     dispatch: Rc<RefCell<Dispatch>>,
     process: Rc<Process>,
 ) {
-    loop {
+    let broken = loop {
         match handbacks.receive().await {
-            Ok(mut batch) => {
+            Ok(Some(mut batch)) => {
+                let full = |batch: &Batch| batch.conns.iter().any(|conn| limits::is_full(&conn.fd));
                 // What has come meanwhile shares its datagrams.
                 while batch.conns.len() < TOGETHER
+                    && !full(&batch)
                     && let Some(more) = handbacks.rest()
                 {
                     batch.lost += more.lost;
                     batch.conns.extend(more.conns);
                 }
-                let full = batch.conns.iter().any(|conn| limits::is_full(&conn.fd));
-                dispatch.borrow_mut().take_returned(batch);
+                let full = full(&batch);
+                if !dispatch.borrow_mut().take_returned(id, batch) {
+                    break "gave back more than it was given";
+                }
                 while full && dispatch.borrow().waiting() > 0 {
                     tokio::time::sleep(CROWDED).await;
                 }
             }
+            Ok(None) => break "shut its intake",
             Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
-                tracing::error!(pid = process.pid(), %error, "a worker gave back what is no connection: it is replaced");
-                return process.signal(Signal::KILL);
+                break "gave back what is no connection";
             }
             // A peer that closed with something unread: not the end of what it said.
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => {}
             Err(error) => {
-                tracing::error!(pid = process.pid(), %error, "cannot read what a worker gives back");
+                tracing::error!(worker = %id, %error, "cannot read what a worker gives back");
                 return;
             }
         }
-    }
+    };
+    tracing::error!(worker = %id, "{broken}: it is replaced");
+    process.signal(Signal::KILL);
 }

@@ -291,6 +291,10 @@ impl Driver {
     fn tick(&mut self) {
         let now = Instant::now();
         self.dispatch.borrow_mut().tick(now);
+        let broken = self.dispatch.borrow_mut().take_broken();
+        broken
+            .into_iter()
+            .for_each(|id| self.signal(id, Signal::KILL));
         let mut beats = Vec::new();
         for (&id, child) in &mut self.children {
             let heartbeat = child.handle.row().heartbeat();

@@ -3,8 +3,9 @@
 //! # Layout
 //!
 //! `mod` what to send, from how many clients, for how long · `wire` one connection: connect, write, read one response, all within a
-//! deadline · `tally` how each request ended, and the table of it
+//! deadline · `tally` how each request ended, and the table of it · `deaths` what the server says of the workers that died
 
+mod deaths;
 mod tally;
 mod wire;
 
@@ -20,12 +21,23 @@ use std::{
 };
 
 pub(crate) use self::{
+    deaths::Deaths,
     tally::{Outcome, Record, Tally},
     wire::{Response, Wire},
 };
 
 /// The longest a request may take, from its connect to the last byte of its answer.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(10);
+
+/// Whether the tests run in full size (`FULL=1`), as before a release, and not only as long as everybody waits for them.
+pub(crate) fn is_full() -> bool {
+    std::env::var_os("FULL").is_some_and(|value| value == "1")
+}
+
+/// The first in full size, else the second.
+pub(crate) fn sized<T>(full: T, short: T) -> T {
+    if is_full() { full } else { short }
+}
 
 /// Where the server is.
 #[derive(Clone, Debug)]
@@ -97,7 +109,11 @@ impl Load {
             target: target.into(),
             clients: 1,
             mode: Mode::Fresh,
-            ask: Ask { path: "/".into(), post: None, expected: Some(b"hello world".to_vec()) },
+            ask: Ask {
+                path: "/".into(),
+                post: None,
+                expected: Some(b"hello world".to_vec()),
+            },
             count: u64::MAX,
             time: Duration::from_secs(60),
             until_refused: false,
@@ -116,20 +132,26 @@ impl Load {
 
     /// GET this path; whatever body comes is right.
     pub(crate) fn get(mut self, path: &str) -> Self {
-        self.ask = Ask { path: path.into(), post: None, expected: None };
+        self.ask = Ask {
+            path: path.into(),
+            post: None,
+            expected: None,
+        };
         self
     }
 
     /// POST so many bytes to `/echo`, which has to answer them, in pieces with a pause after each.
     pub(crate) fn echo(mut self, bytes: usize, pieces: usize, pause: Duration) -> Self {
         let body: Vec<u8> = (0..bytes).map(|n| b'a' + (n % 23) as u8).collect();
-        self.ask = Ask { path: "/echo".into(), expected: Some(body.clone()), post: Some(Post { body, pieces, pause }) };
-        self
-    }
-
-    /// POST nothing to this path; whatever body comes is right.
-    pub(crate) fn post(mut self, path: &str) -> Self {
-        self.ask = Ask { path: path.into(), post: Some(Post { body: Vec::new(), pieces: 1, pause: Duration::ZERO }), expected: None };
+        self.ask = Ask {
+            path: "/echo".into(),
+            expected: Some(body.clone()),
+            post: Some(Post {
+                body,
+                pieces,
+                pause,
+            }),
+        };
         self
     }
 
@@ -167,7 +189,10 @@ impl Load {
                     dice: Dice(number as u64 + 1),
                     records: Vec::new(),
                 };
-                thread::Builder::new().stack_size(256 * 1024).spawn(move || client.run()).unwrap()
+                thread::Builder::new()
+                    .stack_size(256 * 1024)
+                    .spawn(move || client.run())
+                    .unwrap()
             })
             .collect();
         Running { shared, clients }
@@ -214,7 +239,11 @@ impl Running {
 
     /// Waits until it has come to its count or time.
     pub(crate) fn wait(self) -> Tally {
-        let records = self.clients.into_iter().flat_map(|client| client.join().unwrap()).collect();
+        let records = self
+            .clients
+            .into_iter()
+            .flat_map(|client| client.join().unwrap())
+            .collect();
         Tally::new(records, self.shared.begun.elapsed())
     }
 }
@@ -229,7 +258,9 @@ impl Source {
 
     fn of(load: &Load, number: usize) -> Self {
         match (&load.target, load.mode) {
-            (Target::Tcp(addr), Mode::Fresh) if addr.ip() == Ipv4Addr::LOCALHOST => Self(Some(Ipv4Addr::new(127, 0, 0, 2 + (number % 8) as u8).into())),
+            (Target::Tcp(addr), Mode::Fresh) if addr.ip() == Ipv4Addr::LOCALHOST => Self(Some(
+                Ipv4Addr::new(127, 0, 0, 2 + (number % 8) as u8).into(),
+            )),
             _ => Self::ANY,
         }
     }
@@ -266,16 +297,24 @@ impl Client {
     }
 
     fn goes_on(&self) -> bool {
-        !self.shared.stop.load(Relaxed) && self.shared.begun.elapsed() < self.load.time && !(self.load.until_refused && self.was_refused())
+        !self.shared.stop.load(Relaxed)
+            && self.shared.begun.elapsed() < self.load.time
+            && !(self.load.until_refused && self.was_refused())
     }
 
     fn was_refused(&self) -> bool {
-        self.records.last().is_some_and(|record| record.outcome == Outcome::Refused)
+        self.records
+            .last()
+            .is_some_and(|record| record.outcome == Outcome::Refused)
     }
 
     /// Takes up to `wanted` requests out of what is left to send.
     fn claim(&self, wanted: u64) -> u64 {
-        let left = self.shared.left.fetch_update(Relaxed, Relaxed, |left| Some(left.saturating_sub(wanted))).unwrap_or(0);
+        let left = self
+            .shared
+            .left
+            .fetch_update(Relaxed, Relaxed, |left| Some(left.saturating_sub(wanted)))
+            .unwrap_or(0);
         wanted.min(left)
     }
 
@@ -283,7 +322,10 @@ impl Client {
     fn round(&mut self, kept: Option<Wire>, requests: usize) -> Option<Wire> {
         let begun = Instant::now();
         let reused = kept.is_some();
-        let connected = kept.map_or_else(|| Wire::connect(&self.load.target, self.source, begun + DEADLINE), Ok);
+        let connected = kept.map_or_else(
+            || Wire::connect(&self.load.target, self.source, begun + DEADLINE),
+            Ok,
+        );
         let mut wire = match connected {
             Ok(wire) => wire,
             Err(outcome) => {
@@ -318,9 +360,15 @@ impl Client {
             return wire.send(request.repeat(requests).as_bytes());
         };
         for _ in 0..requests {
-            let head = format!("POST {path} HTTP/1.1\r\nHost: test\r\n{connection}Content-Length: {}\r\n\r\n", post.body.len());
+            let head = format!(
+                "POST {path} HTTP/1.1\r\nHost: test\r\n{connection}Content-Length: {}\r\n\r\n",
+                post.body.len()
+            );
             wire.send(head.as_bytes())?;
-            for piece in post.body.chunks(post.body.len().div_ceil(post.pieces).max(1)) {
+            for piece in post
+                .body
+                .chunks(post.body.len().div_ceil(post.pieces).max(1))
+            {
                 wire.send(piece)?;
                 thread::sleep(post.pause);
             }
@@ -337,11 +385,22 @@ impl Client {
                     Some(expected) if *expected != response.body => Outcome::BadBody,
                     _ => Outcome::Ok,
                 };
-                (outcome, response.number("x-worker"), response.number("x-generation"))
+                (
+                    outcome,
+                    response.number("x-worker"),
+                    response.number("x-generation"),
+                )
             }
         };
         let begun_at = begun.duration_since(self.shared.begun);
-        self.records.push(Record { begun: begun_at, took: begun.elapsed(), outcome, reused, worker, generation });
+        self.records.push(Record {
+            begun: begun_at,
+            took: begun.elapsed(),
+            outcome,
+            reused,
+            worker,
+            generation,
+        });
         self.shared.done.fetch_add(1, Relaxed);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, BufRead, BufReader, Read, Write},
-    net::TcpStream,
+    net::{Shutdown, TcpStream},
     os::unix::net::UnixStream,
     time::Duration,
 };
@@ -22,7 +22,10 @@ pub struct Response {
 impl Response {
     /// The first header of this name (in lower case).
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(found, _)| found == name).map(|(_, value)| value.as_str())
+        self.headers
+            .iter()
+            .find(|(found, _)| found == name)
+            .map(|(_, value)| value.as_str())
     }
 
     /// The `x-worker` of every route of `playground`.
@@ -47,7 +50,13 @@ pub fn try_get(addr: &str, path: &str) -> io::Result<Response> {
 }
 
 /// Asks anything on a new connection.
-pub fn request(addr: &str, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> io::Result<Response> {
+pub fn request(
+    addr: &str,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &str,
+) -> io::Result<Response> {
     let mut conn = Conn::open(addr)?;
     conn.ask(method, path, headers, body)?;
     conn.response()
@@ -64,22 +73,31 @@ impl Conn {
             Some(path) => Stream::Unix(UnixStream::connect(path)?),
             None => Stream::Tcp(TcpStream::connect(addr)?),
         };
-        let conn = Self { stream: BufReader::new(stream) };
+        let conn = Self {
+            stream: BufReader::new(stream),
+        };
         conn.set_timeout(TIMEOUT)?;
         Ok(conn)
     }
 
     pub fn set_timeout(&self, time: Duration) -> io::Result<()> {
         match self.stream.get_ref() {
-            Stream::Tcp(stream) => stream.set_read_timeout(Some(time)).and_then(|()| stream.set_write_timeout(Some(time))),
-            Stream::Unix(stream) => stream.set_read_timeout(Some(time)).and_then(|()| stream.set_write_timeout(Some(time))),
+            Stream::Tcp(stream) => stream
+                .set_read_timeout(Some(time))
+                .and_then(|()| stream.set_write_timeout(Some(time))),
+            Stream::Unix(stream) => stream
+                .set_read_timeout(Some(time))
+                .and_then(|()| stream.set_write_timeout(Some(time))),
         }
     }
 
     /// The client's own address; empty on a unix socket.
     pub fn local_addr(&self) -> String {
         match self.stream.get_ref() {
-            Stream::Tcp(stream) => stream.local_addr().map(|addr| addr.to_string()).unwrap_or_default(),
+            Stream::Tcp(stream) => stream
+                .local_addr()
+                .map(|addr| addr.to_string())
+                .unwrap_or_default(),
             Stream::Unix(_) => String::new(),
         }
     }
@@ -90,9 +108,17 @@ impl Conn {
     }
 
     /// Sends a request.
-    pub fn ask(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> io::Result<()> {
+    pub fn ask(
+        &mut self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+    ) -> io::Result<()> {
         let mut head = format!("{method} {path} HTTP/1.1\r\nhost: test\r\n");
-        headers.iter().for_each(|(name, value)| head += &format!("{name}: {value}\r\n"));
+        headers
+            .iter()
+            .for_each(|(name, value)| head += &format!("{name}: {value}\r\n"));
         if !body.is_empty() {
             head += &format!("content-length: {}\r\n", body.len());
         }
@@ -103,7 +129,10 @@ impl Conn {
     pub fn response(&mut self) -> io::Result<Response> {
         let mut response = self.head()?;
         let mut body = Vec::new();
-        if response.header("transfer-encoding").is_some_and(|value| value.contains("chunked")) {
+        if response
+            .header("transfer-encoding")
+            .is_some_and(|value| value.contains("chunked"))
+        {
             while let Some(chunk) = self.chunk()? {
                 body.extend(chunk);
             }
@@ -120,12 +149,20 @@ impl Conn {
     /// Reads an answer's head alone.
     pub fn head(&mut self) -> io::Result<Response> {
         let first = self.line()?;
-        let status = first.split(' ').nth(1).and_then(|status| status.parse().ok()).ok_or_else(|| malformed(&first))?;
+        let status = first
+            .split(' ')
+            .nth(1)
+            .and_then(|status| status.parse().ok())
+            .ok_or_else(|| malformed(&first))?;
         let mut headers = Vec::new();
         loop {
             let line = self.line()?;
             if line.is_empty() {
-                return Ok(Response { status, headers, body: String::new() });
+                return Ok(Response {
+                    status,
+                    headers,
+                    body: String::new(),
+                });
             }
             let (name, value) = line.split_once(':').ok_or_else(|| malformed(&line))?;
             headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
@@ -140,6 +177,14 @@ impl Conn {
         self.stream.read_exact(&mut chunk)?;
         self.line()?;
         Ok((length > 0).then_some(chunk))
+    }
+
+    /// Says that nothing more will be sent.
+    pub fn shut_down_writing(&self) -> io::Result<()> {
+        match self.stream.get_ref() {
+            Stream::Tcp(stream) => stream.shutdown(Shutdown::Write),
+            Stream::Unix(stream) => stream.shutdown(Shutdown::Write),
+        }
     }
 
     /// Reads to the end of the connection.

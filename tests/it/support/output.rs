@@ -19,11 +19,17 @@ impl Output {
             let text = text.clone();
             std::thread::spawn(move || collect(stream, &text))
         });
-        Self { text, readers: readers.into() }
+        Self {
+            text,
+            readers: readers.into(),
+        }
     }
 
     pub(super) fn text(&self) -> String {
-        self.text.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.text
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Whether both streams have ended: nobody who could print is left.
@@ -34,7 +40,11 @@ impl Output {
     /// The numbers after `pid=`: every worker that was ever started.
     pub(super) fn pids(&self) -> Vec<u32> {
         let text = self.text();
-        let numbers = text.split("pid=").skip(1).map(|rest| rest.split(|c: char| !c.is_ascii_digit()).next().unwrap_or_default());
+        let numbers = text.split("pid=").skip(1).map(|rest| {
+            rest.split(|c: char| !c.is_ascii_digit())
+                .next()
+                .unwrap_or_default()
+        });
         numbers.filter_map(|number| number.parse().ok()).collect()
     }
 }
@@ -44,7 +54,9 @@ fn collect(stream: Box<dyn Read + Send>, text: &Mutex<String>) {
     let mut stream = BufReader::new(stream);
     let mut line = Vec::new();
     while stream.read_until(b'\n', &mut line).is_ok_and(|n| n > 0) {
-        text.lock().unwrap_or_else(PoisonError::into_inner).push_str(&String::from_utf8_lossy(&line));
+        text.lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push_str(&String::from_utf8_lossy(&line));
         line.clear();
     }
 }

@@ -28,28 +28,46 @@ pub fn process(pid: u32) -> Option<Process> {
     let state = fields.next()?.chars().next()?;
     let parent = fields.next()?.parse().ok()?;
     let group = fields.next()?.parse().ok()?;
-    Some(Process { pid, parent, group, name: stat[name + 1..rest].to_owned(), state })
+    Some(Process {
+        pid,
+        parent,
+        group,
+        name: stat[name + 1..rest].to_owned(),
+        state,
+    })
 }
 
 /// All processes.
 pub fn processes() -> Vec<Process> {
     let entries = fs::read_dir("/proc").unwrap();
-    entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).filter_map(process).collect()
+    entries
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter_map(process)
+        .collect()
 }
 
 /// The children of a process, zombies included.
 pub fn children(pid: u32) -> Vec<Process> {
-    processes().into_iter().filter(|process| process.parent == pid).collect()
+    processes()
+        .into_iter()
+        .filter(|process| process.parent == pid)
+        .collect()
 }
 
 /// The processes whose environment holds this entry (`NAME=value`), as they were started. A zombie has none any more.
 pub fn with_environment(entry: &str) -> Vec<Process> {
-    processes().into_iter().filter(|process| has_environment(process.pid, entry)).collect()
+    processes()
+        .into_iter()
+        .filter(|process| has_environment(process.pid, entry))
+        .collect()
 }
 
 fn has_environment(pid: u32, entry: &str) -> bool {
-    fs::read(format!("/proc/{pid}/environ"))
-        .is_ok_and(|environment| environment.split(|&byte| byte == 0).any(|found| found == entry.as_bytes()))
+    fs::read(format!("/proc/{pid}/environ")).is_ok_and(|environment| {
+        environment
+            .split(|&byte| byte == 0)
+            .any(|found| found == entry.as_bytes())
+    })
 }
 
 /// How many descriptors a process has open.

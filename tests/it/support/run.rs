@@ -46,6 +46,10 @@ impl Run {
         self.env("AXUM_CLUSTER_WORKERS", workers)
     }
 
+    #[allow(
+        clippy::needless_pass_by_value,
+        reason = "numbers and texts alike, without a borrow at each call"
+    )]
     pub fn env(mut self, name: &str, value: impl ToString) -> Self {
         self.environment.push((name.to_owned(), value.to_string()));
         self
@@ -87,7 +91,11 @@ impl Run {
 
     /// Starts it, and returns when it listens.
     pub fn start(mut self) -> Server {
-        let given = self.environment.iter().find(|(name, _)| name == "ADDR").map(|(_, addr)| addr.clone());
+        let given = self
+            .environment
+            .iter()
+            .find(|(name, _)| name == "ADDR")
+            .map(|(_, addr)| addr.clone());
         let quiet = self.name == "hello";
         let addr = match given {
             Some(addr) => addr,
@@ -124,16 +132,34 @@ impl Run {
         let mut words = self.before.clone();
         if let Some(limit) = self.nofile {
             // A shell of its own, which becomes the server.
-            words.extend(["sh".into(), "-c".into(), format!("ulimit -n {limit}; exec \"$0\" \"$@\"")]);
+            words.extend([
+                "sh".into(),
+                "-c".into(),
+                format!("ulimit -n {limit}; exec \"$0\" \"$@\""),
+            ]);
         }
         words.push(example(self.name).to_str().unwrap().to_owned());
         words.extend(self.args);
         let mut command = Command::new(&words[0]);
-        command.args(&words[1..]).stdin(self.stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
-        for name in ["AXUM_CLUSTER_WORKER", "AXUM_CLUSTER_WORKERS", "AXUM_CLUSTER_SCHEDULING", "RUST_LOG", "ADDR"] {
+        command
+            .args(&words[1..])
+            .stdin(self.stdin)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        for name in [
+            "AXUM_CLUSTER_WORKER",
+            "AXUM_CLUSTER_WORKERS",
+            "AXUM_CLUSTER_SCHEDULING",
+            "RUST_LOG",
+            "ADDR",
+        ] {
             command.env_remove(name);
         }
-        command.env("NO_COLOR", "1").env(mark.0, &mark.1).envs(self.environment);
+        command
+            .env("NO_COLOR", "1")
+            .env("RUST_BACKTRACE", "0")
+            .env(mark.0, &mark.1)
+            .envs(self.environment);
         if self.own_group {
             command.process_group(0);
         }
@@ -148,7 +174,11 @@ impl Run {
 fn example(name: &str) -> PathBuf {
     let test = std::env::current_exe().unwrap();
     let path = test.ancestors().nth(2).unwrap().join("examples").join(name);
-    assert!(path.exists(), "{} is not there: type `cargo test`, which builds the examples", path.display());
+    assert!(
+        path.exists(),
+        "{} is not there: type `cargo test`, which builds the examples",
+        path.display()
+    );
     path
 }
 
@@ -156,6 +186,13 @@ fn example(name: &str) -> PathBuf {
 fn free_address() -> String {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let offset = u16::try_from(std::process::id() % 97).unwrap() * 100;
-    let mut candidates = std::iter::repeat_with(|| format!("127.0.0.1:{}", 20_000 + offset + NEXT.fetch_add(1, Relaxed) % 100));
-    candidates.find(|addr| std::net::TcpListener::bind(addr).is_ok()).unwrap()
+    let mut candidates = std::iter::repeat_with(|| {
+        format!(
+            "127.0.0.1:{}",
+            20_000 + offset + NEXT.fetch_add(1, Relaxed) % 100
+        )
+    });
+    candidates
+        .find(|addr| std::net::TcpListener::bind(addr).is_ok())
+        .unwrap()
 }

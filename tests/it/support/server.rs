@@ -18,8 +18,9 @@ use nix::{
 };
 
 use super::{
-    DEADLINE, Signal, get, poll_for,
+    DEADLINE, Signal, get,
     output::Output,
+    poll_for,
     procfs::{self, Process},
     try_get,
 };
@@ -54,16 +55,30 @@ impl Server {
         // What a primary leaves behind becomes a child of this process, and is found.
         nix::sys::prctl::set_child_subreaper(true).unwrap();
         let mut child = command.spawn().unwrap();
-        let output = Output::of([Box::new(child.stdout.take().unwrap()), Box::new(child.stderr.take().unwrap())]);
+        let output = Output::of([
+            Box::new(child.stdout.take().unwrap()),
+            Box::new(child.stderr.take().unwrap()),
+        ]);
         let pid = child.id();
-        Self { name, child: Mutex::new(child), pid, addr: String::new(), output, mark, seen: Mutex::default() }
+        Self {
+            name,
+            child: Mutex::new(child),
+            pid,
+            addr: String::new(),
+            output,
+            mark,
+            seen: Mutex::default(),
+        }
     }
 
     pub(super) fn wait_for_listening(&mut self) {
         let mut addr = None;
         let listens = |server: &Self| {
             let output = server.output();
-            addr = output.lines().find_map(|line| line.strip_prefix("listening on ")).map(str::to_owned);
+            addr = output
+                .lines()
+                .find_map(|line| line.strip_prefix("listening on "))
+                .map(str::to_owned);
             addr.is_some()
         };
         self.wait_until("the line `listening on ADDR`", listens);
@@ -93,7 +108,11 @@ impl Server {
 
     /// The primary's children that live, by pid.
     pub fn worker_pids(&self) -> Vec<u32> {
-        self.children().into_iter().filter(|child| !child.is_zombie()).map(|child| child.pid).collect()
+        self.children()
+            .into_iter()
+            .filter(|child| !child.is_zombie())
+            .map(|child| child.pid)
+            .collect()
     }
 
     /// The primary's children, zombies included.
@@ -110,7 +129,12 @@ impl Server {
 
     /// Signals the primary.
     pub fn signal(&self, signal: Signal) {
-        assert!(self.is_running(), "{} has ended already\n{}", self.name, self.output());
+        assert!(
+            self.is_running(),
+            "{} has ended already\n{}",
+            self.name,
+            self.output()
+        );
         self.signal_to(self.pid, signal);
     }
 
@@ -122,7 +146,9 @@ impl Server {
 
     /// Signals every process of the tree, as `pkill` and systemd do.
     pub fn signal_all(&self, signal: Signal) {
-        procfs::with_environment(&self.mark).iter().for_each(|process| self.signal_to(process.pid, signal));
+        procfs::with_environment(&self.mark)
+            .iter()
+            .for_each(|process| self.signal_to(process.pid, signal));
     }
 
     /// Signals the process group, as a terminal does. Only for a server that was started in [one of its own](super::run::Run::own_group).
@@ -139,7 +165,11 @@ impl Server {
 
     /// The lines printed so far that begin with this.
     pub fn lines(&self, beginning: &str) -> Vec<String> {
-        self.output().lines().filter(|line| line.starts_with(beginning)).map(str::to_owned).collect()
+        self.output()
+            .lines()
+            .filter(|line| line.starts_with(beginning))
+            .map(str::to_owned)
+            .collect()
     }
 
     pub fn is_running(&self) -> bool {
@@ -155,14 +185,23 @@ impl Server {
             condition(self) || ended
         });
         if !held || (ended && !condition(self)) {
-            let how = self.try_wait().map_or_else(|| format!("within {DEADLINE:?}"), |status| format!("before it ended with {status}"));
-            panic!("{}: not {what} {how}; it printed:\n{}", self.name, self.output());
+            let how = self.try_wait().map_or_else(
+                || format!("within {DEADLINE:?}"),
+                |status| format!("before it ended with {status}"),
+            );
+            panic!(
+                "{}: not {what} {how}; it printed:\n{}",
+                self.name,
+                self.output()
+            );
         }
     }
 
     /// Waits until a line with this text was printed.
     pub fn wait_for_line(&self, text: &str) {
-        self.wait_until(&format!("a line with {text:?}"), |server| server.output().lines().any(|line| line.contains(text)));
+        self.wait_until(&format!("a line with {text:?}"), |server| {
+            server.output().lines().any(|line| line.contains(text))
+        });
     }
 
     /// Sends TERM and waits for the end.
@@ -173,14 +212,23 @@ impl Server {
 
     /// Waits until the primary has ended and everything it printed has been read.
     pub fn wait_exit(&self) -> ExitStatus {
-        assert!(poll_for(EXIT, || !self.is_running()), "{} did not end within {EXIT:?}; it printed:\n{}", self.name, self.output());
+        assert!(
+            poll_for(EXIT, || !self.is_running()),
+            "{} did not end within {EXIT:?}; it printed:\n{}",
+            self.name,
+            self.output()
+        );
         // Workers of a primary that was killed still hold the other ends.
         poll_for(Duration::from_secs(5), || self.output.is_complete());
         self.try_wait().unwrap()
     }
 
     fn try_wait(&self) -> Option<ExitStatus> {
-        self.child.lock().unwrap_or_else(PoisonError::into_inner).try_wait().unwrap()
+        self.child
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .try_wait()
+            .unwrap()
     }
 
     fn seen(&self) -> std::sync::MutexGuard<'_, BTreeSet<u32>> {
@@ -193,7 +241,10 @@ impl Server {
         let mut pids = std::mem::take(&mut *self.seen());
         pids.extend(self.output.pids());
         // A pid that was used again is another process: it has another name, or does not bear the mark.
-        let zombies = pids.iter().filter_map(|&pid| procfs::process(pid)).filter(|process| process.is_zombie());
+        let zombies = pids
+            .iter()
+            .filter_map(|&pid| procfs::process(pid))
+            .filter(|process| process.is_zombie());
         left.extend(zombies.filter(|process| self.has_named(process)));
         left.retain(|process| process.pid != self.pid);
         pids.extend(left.iter().map(|process| process.pid));
@@ -203,7 +254,10 @@ impl Server {
 
     /// Whether a process is called as a worker of this server is, or not named yet: executed through a descriptor, by its number.
     fn has_named(&self, process: &Process) -> bool {
-        process.name.starts_with(&self.name[..self.name.len().min(8)]) || process.name.parse::<u32>().is_ok()
+        process
+            .name
+            .starts_with(&self.name[..self.name.len().min(8)])
+            || process.name.parse::<u32>().is_ok()
     }
 
     /// Sees it to its end; says what was not as it has to be.
@@ -211,25 +265,40 @@ impl Server {
         if self.is_running() {
             // What a test has stopped could not end.
             self.signal_all(Signal::SIGCONT);
-            let zombies = || self.children().into_iter().filter(Process::is_zombie).collect::<Vec<_>>();
+            let zombies = || {
+                self.children()
+                    .into_iter()
+                    .filter(Process::is_zombie)
+                    .collect::<Vec<_>>()
+            };
             if !poll_for(REAPED, || zombies().is_empty() || !self.is_running()) {
                 return Err(format!("the primary does not reap {:?}", zombies()));
             }
             self.signal_to(self.pid, Signal::SIGTERM);
         }
         if !poll_for(DEADLINE, || !self.is_running()) {
-            return Err(format!("it did not end within {DEADLINE:?} after TERM; left: {:?}", self.left()));
+            return Err(format!(
+                "it did not end within {DEADLINE:?} after TERM; left: {:?}",
+                self.left()
+            ));
         }
-        let killed = self.try_wait().is_some_and(|status| status.code().is_none());
+        let killed = self
+            .try_wait()
+            .is_some_and(|status| status.code().is_none());
         if killed {
             poll_for(ORPHANS, || self.left_of_killed().is_empty());
         }
         let left = self.left();
         if !left.is_empty() {
-            return Err(format!("it ended with {:?} and left {left:?}", self.try_wait()));
+            return Err(format!(
+                "it ended with {:?} and left {left:?}",
+                self.try_wait()
+            ));
         }
         match self.addr.strip_prefix("unix:") {
-            Some(path) if Path::new(path).exists() && !killed => Err(format!("the socket file {path} is left")),
+            Some(path) if Path::new(path).exists() && !killed => {
+                Err(format!("the socket file {path} is left"))
+            }
             None if is_open(&self.addr) => Err(format!("{} is still open", self.addr)),
             _ => Ok(()),
         }
@@ -239,7 +308,8 @@ impl Server {
     fn left_of_killed(&self) -> Vec<Process> {
         let mut left = self.left();
         left.retain(|process| {
-            let reaped = process.is_zombie() && waitpid(as_pid(process.pid), Some(WaitPidFlag::WNOHANG)).is_ok();
+            let reaped = process.is_zombie()
+                && waitpid(as_pid(process.pid), Some(WaitPidFlag::WNOHANG)).is_ok();
             !reaped
         });
         left
@@ -250,7 +320,9 @@ impl Drop for Server {
     fn drop(&mut self) {
         let Err(problem) = self.finish() else { return };
         self.signal_all(Signal::SIGKILL);
-        poll_for(REAPED, || !self.is_running() && self.left_of_killed().is_empty());
+        poll_for(REAPED, || {
+            !self.is_running() && self.left_of_killed().is_empty()
+        });
         let report = format!("{}: {problem}; it printed:\n{}", self.name, self.output());
         if std::thread::panicking() {
             eprintln!("{report}");
@@ -266,5 +338,7 @@ fn as_pid(pid: u32) -> Pid {
 
 /// Whether somebody answers there. On one machine a client may by chance get the very port as its own, and meets itself.
 fn is_open(addr: &str) -> bool {
-    !addr.is_empty() && TcpStream::connect(addr).is_ok_and(|stream| stream.local_addr().ok() != stream.peer_addr().ok())
+    !addr.is_empty()
+        && TcpStream::connect(addr)
+            .is_ok_and(|stream| stream.local_addr().ok() != stream.peer_addr().ok())
 }

@@ -1,0 +1,192 @@
+//! A rolling restart loses no request and closes no connection (L1, L2, L5, L12, L14; T1 and T2; K-2 and K-3 for HTTP/1.1).
+
+use std::{collections::BTreeSet, time::Duration};
+
+use crate::{
+    client::{Load, Mode, Outcome, Running, Tally, sized},
+    support::{Server, Signal, TempDir},
+};
+
+const MS: Duration = Duration::from_millis(1);
+const CLIENTS: usize = 16;
+
+/// Restarts under a load until it has been done so often; every worker is replaced each time, and the clients' answers come from
+/// several generations.
+fn restart_under(server: &Server, load: Load, restarts: usize) -> Tally {
+    let running = load.clients(CLIENTS).start();
+    for _ in 0..restarts {
+        answers(server, &running);
+        let before: BTreeSet<_> = server.worker_pids().into_iter().collect();
+        server.signal(Signal::SIGHUP);
+        server.wait_until("every worker is replaced and gone", |server| {
+            let now: BTreeSet<_> = server.worker_pids().into_iter().collect();
+            now.len() == before.len() && now.is_disjoint(&before)
+        });
+    }
+    answers(server, &running);
+    running.stop()
+}
+
+/// Some requests are answered between two restarts: a run that restarted a server nobody asked must not pass.
+fn answers(server: &Server, running: &Running) {
+    let done = running.done();
+    server.wait_until("some requests are answered", |_| {
+        running.done() > done + 200
+    });
+}
+
+fn must_have_lost_nothing(tally: &Tally, restarts: usize) {
+    tally.must_be_perfect();
+    tally.must(
+        "several generations answered",
+        tally.by_worker().len() > 4 * restarts,
+    );
+}
+
+fn cluster() -> Server {
+    Server::run("playground").workers(4).start()
+}
+
+#[test]
+fn keep_alive_clients_stay_on_their_first_connection() {
+    let (server, restarts) = (cluster(), sized(10, 3));
+    let think = Mode::KeepAlive { think: 5 * MS };
+    let tally = restart_under(&server, Load::new(server.addr()).mode(think), restarts);
+    must_have_lost_nothing(&tally, restarts);
+    tally.must(
+        "each client needed one connection",
+        tally.connections() == CLIENTS,
+    );
+}
+
+#[test]
+fn busy_keep_alive_clients_stay_on_their_first_connection() {
+    let (server, restarts) = (cluster(), sized(10, 3));
+    let busy = Mode::KeepAlive {
+        think: Duration::ZERO,
+    };
+    let tally = restart_under(&server, Load::new(server.addr()).mode(busy), restarts);
+    must_have_lost_nothing(&tally, restarts);
+    tally.must(
+        "each client needed one connection",
+        tally.connections() == CLIENTS,
+    );
+}
+
+#[test]
+fn new_connections_are_all_answered() {
+    let (server, restarts) = (cluster(), sized(10, 3));
+    let tally = restart_under(&server, Load::new(server.addr()), restarts);
+    must_have_lost_nothing(&tally, restarts);
+}
+
+#[test]
+fn pipelined_requests_are_answered_in_order_on_one_connection() {
+    let (server, restarts) = (cluster(), sized(10, 3));
+    let tally = restart_under(
+        &server,
+        Load::new(server.addr()).mode(Mode::Pipelined { depth: 8 }),
+        restarts,
+    );
+    must_have_lost_nothing(&tally, restarts);
+    // All eight of the first batch count as first ones.
+    tally.must(
+        "each client needed one connection",
+        tally.connections() == CLIENTS * 8,
+    );
+}
+
+#[test]
+fn slow_uploads_arrive_whole() {
+    let (server, restarts) = (cluster(), sized(10, 3));
+    let upload = Load::new(server.addr())
+        .mode(Mode::KeepAlive { think: MS })
+        .echo(64 * 1024, 4, MS);
+    let tally = restart_under(&server, upload, restarts);
+    must_have_lost_nothing(&tally, restarts);
+    tally.must(
+        "each client needed one connection",
+        tally.connections() == CLIENTS,
+    );
+}
+
+#[test]
+fn unix_sockets_move_as_well() {
+    let directory = TempDir::new();
+    let address = format!("unix:{}", directory.path("s.sock"));
+    let server = Server::run("playground")
+        .workers(4)
+        .env("ADDR", &address)
+        .start();
+    let think = Mode::KeepAlive { think: 2 * MS };
+    let restarts = sized(10, 3);
+    let tally = restart_under(&server, Load::new(address.as_str()).mode(think), restarts);
+    must_have_lost_nothing(&tally, restarts);
+    tally.must(
+        "each client needed one connection",
+        tally.connections() == CLIENTS,
+    );
+}
+
+#[test]
+fn a_request_in_flight_finishes_on_its_worker_and_the_connection_moves() {
+    let server = cluster();
+    let slow = Load::new(server.addr())
+        .mode(Mode::KeepAlive {
+            think: Duration::ZERO,
+        })
+        .get("/slow?ms=120");
+    let running = slow.clients(8).start();
+    for _ in 0..2 {
+        server.wait_until("some are in flight", |_| running.done() > 8);
+        let before: BTreeSet<_> = server.worker_pids().into_iter().collect();
+        server.signal(Signal::SIGHUP);
+        server.wait_until("every worker is replaced", |server| {
+            server.worker_pids().iter().all(|pid| !before.contains(pid))
+                && server.worker_pids().len() == 4
+        });
+    }
+    let tally = running.stop();
+    tally.must_be_perfect();
+    tally.must(
+        "nobody waited for more than its own request",
+        tally.slowest() < 2000 * MS,
+    );
+    tally.must("nobody was reset", tally.count(Outcome::Reset) == 0);
+    tally.must(
+        "each client needed one connection",
+        tally.connections() == 8,
+    );
+}
+
+#[test]
+fn the_number_of_workers_follows_the_signals_and_connections_move_away_from_those_that_leave() {
+    // Without a terminal TTIN and TTOU are orders.
+    let server = Server::run("playground")
+        .workers(2)
+        .through("setsid")
+        .start();
+    let running = Load::new(server.addr())
+        .mode(Mode::KeepAlive { think: 2 * MS })
+        .clients(CLIENTS)
+        .start();
+    for more in [3, 4] {
+        // One at a time: two of the same signal may arrive as one.
+        server.signal(Signal::SIGTTIN);
+        server.wait_until("one more", |server| server.worker_pids().len() == more);
+    }
+    for left in [3, 2, 1] {
+        server.signal(Signal::SIGTTOU);
+        server.wait_until("one fewer", |server| server.worker_pids().len() == left);
+        answers(&server, &running);
+    }
+    server.signal(Signal::SIGTTOU);
+    answers(&server, &running);
+    assert_eq!(server.worker_pids().len(), 1, "never below one");
+    let tally = running.stop();
+    tally.must_be_perfect();
+    tally.must(
+        "each client needed one connection",
+        tally.connections() == CLIENTS,
+    );
+}

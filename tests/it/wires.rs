@@ -1,0 +1,393 @@
+//! Hostile workers: whatever one sends, it is killed and replaced, the primary goes on, and no descriptor stays (T14).
+//!
+//! The server is this very test binary: [`fixture`] is a test that is run again as a process of its own, as the primary, and once
+//! more by that as each worker. The first worker misbehaves, all others serve.
+
+use std::{
+    io::{IoSlice, Read},
+    mem::MaybeUninit,
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::process::parent_id,
+    },
+    process::{Child, Command, Stdio},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+    time::{Duration, Instant},
+};
+
+use axum::{Router, routing::get};
+use axum_cluster::ClusteredServer;
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, Shutdown,
+};
+
+use crate::{
+    client::{Load, sized},
+    limits::cpu,
+    support::{poll_for, procfs},
+};
+
+const MS: Duration = Duration::from_millis(1);
+
+/// What the first worker does.
+const MISDEED: &str = "TEST_MISDEED";
+
+// ===== the tests =====
+
+/// The misdeed is answered by a kill and a replacement; the primary then holds no more than it did for a worker that died honestly.
+fn must_be_survived(misdeed: &str) {
+    static HONEST: OnceLock<usize> = OnceLock::new();
+    let honest = *HONEST.get_or_init(|| {
+        let server = Fixture::start("dies");
+        server.must_be_replaced();
+        server.fds()
+    });
+    for _ in 0..sized(10, 1) {
+        let server = Fixture::start(misdeed);
+        server.must_be_replaced();
+        assert!(
+            server.output().contains("exit worker=1 status=signal: 9"),
+            "{}",
+            server.output()
+        );
+        let flat = poll_for(Duration::from_secs(2), || server.fds() <= honest);
+        assert!(
+            flat,
+            "{} descriptors, {honest} after an honest death\n{}",
+            server.fds(),
+            server.output()
+        );
+    }
+}
+
+#[test]
+fn garbage_is_survived() {
+    must_be_survived("garbage");
+}
+
+#[test]
+fn a_cut_frame_is_survived() {
+    must_be_survived("cut");
+}
+
+#[test]
+fn an_oversized_datagram_is_survived() {
+    must_be_survived("oversized");
+}
+
+#[test]
+fn unexpected_descriptors_are_survived() {
+    must_be_survived("descriptors");
+}
+
+#[test]
+fn more_descriptors_than_anybody_reads_are_survived() {
+    must_be_survived("many-descriptors");
+}
+
+#[test]
+fn descriptors_with_nothing_said_are_survived() {
+    must_be_survived("silent-descriptors");
+}
+
+#[test]
+fn words_before_the_hello_are_survived() {
+    must_be_survived("no-hello");
+}
+
+#[test]
+fn a_second_hello_is_survived() {
+    must_be_survived("second-hello");
+}
+
+#[test]
+fn a_hello_of_somebody_else_is_survived() {
+    must_be_survived("another-pid");
+}
+
+#[test]
+fn a_lie_about_what_was_consumed_is_survived() {
+    must_be_survived("lie");
+}
+
+// The bound of what a worker may have under way is the worker's to keep; one that does not keep it is found out.
+#[test]
+fn a_flood_beyond_the_bound_is_survived() {
+    must_be_survived("flood");
+}
+
+// It says nothing wrong, and takes itself out of the rotation for good.
+#[test]
+fn a_worker_that_shuts_its_intake_is_replaced() {
+    must_be_survived("shut-intake");
+}
+
+#[test]
+fn a_shut_intake_does_not_make_the_primary_spin() {
+    let server = Fixture::start("shut-intake");
+    assert!(
+        poll_for(Duration::from_secs(5), || server
+            .output()
+            .contains("1 listens")),
+        "{}",
+        server.output()
+    );
+    let before = cpu(server.child.id());
+    std::thread::sleep(1000 * MS);
+    let used = cpu(server.child.id()).saturating_sub(before);
+    assert!(used <= 200 * MS, "the primary used {used:?} of a second");
+}
+
+// The way back carries connections only, each once.
+#[test]
+fn garbage_on_the_way_back_is_survived() {
+    must_be_survived("garbage-back");
+}
+
+#[test]
+fn more_on_the_way_back_than_was_handed_over_is_survived() {
+    must_be_survived("flood-back");
+}
+
+#[test]
+fn a_worker_that_hangs_up_and_stays_is_replaced() {
+    must_be_survived("hangs-up");
+}
+
+#[test]
+fn an_empty_datagram_is_survived() {
+    must_be_survived("empty");
+}
+
+/// The server, running.
+struct Fixture {
+    child: Child,
+    output: Arc<Mutex<String>>,
+}
+
+impl Fixture {
+    fn start(misdeed: &str) -> Self {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command
+            .args(["wires::fixture", "--exact", "--ignored", "--nocapture"])
+            .env(MISDEED, misdeed);
+        let mut child = command
+            .env_remove("AXUM_CLUSTER_WORKERS")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let output = Arc::new(Mutex::new(String::new()));
+        let (mut stdout, text) = (child.stdout.take().unwrap(), output.clone());
+        std::thread::spawn(move || {
+            let mut buffer = [0; 1024];
+            while let Ok(n @ 1..) = stdout.read(&mut buffer) {
+                text.lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .push_str(&String::from_utf8_lossy(&buffer[..n]));
+            }
+        });
+        Self { child, output }
+    }
+
+    fn output(&self) -> String {
+        self.output
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    fn fds(&self) -> usize {
+        procfs::descriptors(self.child.id())
+    }
+
+    /// Requests are answered, before and after; within two seconds the first worker has gone and another has its place.
+    fn must_be_replaced(&self) {
+        let begun = Instant::now();
+        let listening = || self.output().matches("worker listens").count();
+        assert!(
+            poll_for(Duration::from_secs(5), || self
+                .output()
+                .contains("bound to ")
+                && listening() >= 1),
+            "{}",
+            self.output()
+        );
+        let output = self.output();
+        let addr = output
+            .lines()
+            .find_map(|line| Some(line.split_once("bound to ")?.1))
+            .unwrap();
+        let load = Load::new(addr).clients(2).start();
+        let replaced = poll_for(Duration::from_secs(5), || {
+            self.output().contains("exit worker=1 ") && self.output().contains("3 listens")
+        });
+        let tally = load.stop();
+        assert!(
+            replaced,
+            "not replaced within {:?}\n{}\n{tally}",
+            begun.elapsed(),
+            self.output()
+        );
+        eprintln!("replaced after {:.1?}", begun.elapsed());
+        Load::new(addr).count(20).run().must_be_perfect();
+    }
+}
+
+impl Drop for Fixture {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+// ===== the server =====
+
+#[test]
+#[ignore = "a fixture: other tests run it as a process of its own"]
+#[allow(clippy::print_stdout, reason = "tells the test what happens")]
+fn fixture() {
+    let Ok(misdeed) = std::env::var(MISDEED) else {
+        return;
+    };
+    if std::env::var("AXUM_CLUSTER_WORKER").is_ok_and(|number| number.starts_with("1.")) {
+        commit(&misdeed);
+    }
+    let make = || {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+        println!("bound to {}", listener.local_addr()?);
+        Ok::<_, std::io::Error>(listener)
+    };
+    ClusteredServer::bind_with(make)
+        .workers(2)
+        .program(std::env::current_exe().unwrap())
+        .drain_deadline(500 * MS)
+        .on_listening(|worker, _| println!("worker listens: {0} listens", worker.id()))
+        .on_exit(|worker, exit| println!("exit worker={} status={}", worker.id(), exit.status))
+        .on_message(|_, _| std::thread::sleep(MS))
+        .serve(Router::new().route("/", get(|| async { "hello world" })))
+        .run()
+        .unwrap();
+}
+
+/// Does it, and stays until it is killed.
+fn commit(misdeed: &str) {
+    pause();
+    let stdin = std::io::stdin();
+    let channel = stdin.as_fd();
+    let hello = |pid| frame(1, format!("{{\"wire\":1,\"pid\":{pid}}}").as_bytes());
+    let hello_of_mine = hello(std::process::id());
+    match misdeed {
+        "dies" => {
+            rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL)
+                .unwrap()
+        }
+        "garbage" => send(channel, &[0xa5; 333], &[]),
+        "cut" => send(channel, &hello_of_mine[..hello_of_mine.len() - 1], &[]),
+        "oversized" => send(channel, &[1; 100_000], &[channel; 2]),
+        "descriptors" => send(channel, &hello_of_mine, &[channel; 3]),
+        "many-descriptors" => send(channel, &hello_of_mine, &[channel; 200]),
+        "silent-descriptors" => send(channel, &[], &[channel; 3]),
+        "no-hello" => send(channel, &frame(3, &[]), &[]),
+        "another-pid" => send(channel, &hello(1), &[]),
+        "second-hello" => send(channel, &hello_of_mine.repeat(2), &[]),
+        "lie" => send(
+            channel,
+            &[hello_of_mine, frame(7, &u32::MAX.to_le_bytes())].concat(),
+            &[],
+        ),
+        "empty" => send(channel, &[], &[]),
+        "hangs-up" => {
+            send(channel, &[hello_of_mine, frame(3, &[])].concat(), &[]);
+            rustix::net::shutdown(channel, Shutdown::Both).unwrap();
+        }
+        "shut-intake" => {
+            send(channel, &hello_of_mine, &[]);
+            let fds = welcomed(channel);
+            send(channel, &frame(3, &[]), &[]);
+            rustix::net::shutdown(&fds[0], Shutdown::Both).unwrap();
+        }
+        "garbage-back" => {
+            send(channel, &hello_of_mine, &[]);
+            let fds = welcomed(channel);
+            send(channel, &frame(3, &[]), &[]);
+            send(fds[0].as_fd(), &[0xa5; 99], &[channel; 7]);
+        }
+        "flood-back" => {
+            send(channel, &hello_of_mine, &[]);
+            let fds = welcomed(channel);
+            send(channel, &frame(3, &[]), &[]);
+            // A connection of a unix socket, just accepted: the kernel takes any descriptor for one.
+            for _ in 0..10_000 {
+                send(fds[0].as_fd(), &[0, 0, 0, 0].repeat(16), &[channel; 16]);
+            }
+        }
+        "flood" => {
+            send(channel, &hello_of_mine, &[]);
+            let message = frame(5, &[b'1'; 50_000]);
+            // A hundred times the bound; every one is a proper message.
+            for _ in 0..8_000 {
+                send(channel, &message, &[]);
+            }
+        }
+        _ => panic!("{misdeed}?"),
+    }
+    loop {
+        pause();
+    }
+}
+
+/// A millisecond; the last one when the primary is gone, so that a test that fails leaves nobody behind.
+fn pause() {
+    static PRIMARY: OnceLock<u32> = OnceLock::new();
+    if *PRIMARY.get_or_init(parent_id) != parent_id() {
+        rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL)
+            .unwrap();
+    }
+    std::thread::sleep(MS);
+}
+
+fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap();
+    [&[kind], &length.to_le_bytes()[..], payload].concat()
+}
+
+/// Waits for room; a primary that does not read any more has no room.
+fn send(channel: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(200))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    assert!(fds.is_empty() || control.push(SendAncillaryMessage::ScmRights(fds)));
+    while rustix::net::sendmsg(
+        channel,
+        &[IoSlice::new(bytes)],
+        &mut control,
+        SendFlags::NOSIGNAL,
+    )
+    .is_err()
+    {
+        pause();
+    }
+}
+
+/// The descriptors of the welcome: the intake and the page.
+fn welcomed(channel: BorrowedFd<'_>) -> Vec<OwnedFd> {
+    let mut bytes = [0; 4096];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
+    loop {
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let mut io = [std::io::IoSliceMut::new(&mut bytes)];
+        if rustix::net::recvmsg(channel, &mut io, &mut control, RecvFlags::empty()).is_ok() {
+            let messages = control.drain();
+            let fds = messages.filter_map(|message| {
+                if let RecvAncillaryMessage::ScmRights(fds) = message {
+                    Some(fds)
+                } else {
+                    None
+                }
+            });
+            return fds.flatten().collect();
+        }
+        pause();
+    }
+}

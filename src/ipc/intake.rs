@@ -360,6 +360,11 @@ impl IntakeReceiver {
         limits::has_room(&self.socket, BATCH)
     }
 
+    /// Whether this process has so many descriptors that a shortage will show before it hurts.
+    pub(crate) fn has_reserve(&self) -> bool {
+        limits::has_reserve(&self.socket)
+    }
+
     /// Gives a connection back to the primary, which has another worker go on with it.
     ///
     /// # Errors

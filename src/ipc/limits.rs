@@ -61,10 +61,26 @@ pub(crate) fn is_full(received: &OwnedFd) -> bool {
 
 /// Whether so many descriptors can be received, as far as duplicates of this one can be made. For a process that seems full.
 pub(crate) fn has_room(fd: impl AsFd, count: usize) -> bool {
+    can_duplicate(fd, count, 0)
+}
+
+/// Whether everything above the ordinary limit is free: then the next shortage will show, as [`is_full`] of what is received.
+pub(crate) fn has_reserve(fd: impl AsFd) -> bool {
+    limits().is_none_or(|limits| {
+        let reserve = usize::try_from(limits.lifted - limits.ordinary).unwrap_or(0);
+        can_duplicate(
+            fd,
+            reserve,
+            i32::try_from(limits.ordinary).unwrap_or(i32::MAX),
+        )
+    })
+}
+
+fn can_duplicate(fd: impl AsFd, count: usize, from: i32) -> bool {
     lifted(|| {
         let mut held = Vec::with_capacity(count);
         (0..count).all(|_| {
-            rustix::io::fcntl_dupfd_cloexec(&fd, 0)
+            rustix::io::fcntl_dupfd_cloexec(&fd, from)
                 .map(|fd| held.push(fd))
                 .is_ok()
         })

@@ -192,6 +192,7 @@ async fn take(
         ..
     } = serving;
     let limit = settings.max_connections.unwrap_or(usize::MAX);
+    let mut tight = false;
     loop {
         let batch = match intake.receive().await {
             Ok(Some(batch)) => batch,
@@ -207,11 +208,13 @@ async fn take(
             row.lost(batch.lost as u64);
             tracing::error!(worker = %worker.id(), connections = batch.lost, "lost in hand-over: this worker is out of descriptors");
         }
-        let used_up = batch.conns.iter().any(|conn| limits::is_full(&conn.fd));
+        tight |= batch.conns.iter().any(|conn| limits::is_full(&conn.fd));
         for conn in batch.conns {
             serve(conn, apps, serving);
         }
-        let full = || connections.open() >= limit || (used_up && !intake.has_room());
+        // Once tight, numbers tell nothing any more: what is free may be below those in use.
+        tight = tight && !intake.has_reserve();
+        let full = || connections.open() >= limit || (tight && !intake.has_room());
         if full() {
             // What waits meanwhile stays in the intake, from where the primary takes it to a worker with room.
             row.pause(true);
@@ -221,7 +224,7 @@ async fn take(
             row.pause(false);
             row.beat();
         }
-        if used_up && !intake.has_room() {
+        if tight && !intake.has_room() {
             // It leaves, and has no descriptors for what is left: the primary takes that back.
             return;
         }

@@ -1,6 +1,9 @@
 //! No worker processes: the same program in one, for debuggers. DESIGN 3.
 
-use std::thread;
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
 
 use crate::support::{Conn, Server, Signal, request};
 
@@ -96,4 +99,38 @@ fn cleanup_runs_once() {
     assert_eq!(server.wait_exit().code(), Some(0));
     assert_eq!(server.output().matches("cleaned up").count(), 1);
     assert_eq!(server.lines("primary: cleaned up").len(), 1);
+}
+
+#[test]
+fn quit_ends_at_once() {
+    let server = Server::run("playground").workers(0).start();
+    let mut conn = Conn::open(server.addr()).unwrap();
+    conn.ask("GET", "/slow?ms=5000", &[], "").unwrap();
+    server.get("/");
+    let begun = Instant::now();
+    server.signal(Signal::SIGQUIT);
+    assert_eq!(server.wait_exit().code(), Some(0));
+    assert!(
+        begun.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        begun.elapsed()
+    );
+    assert!(conn.response().is_err());
+}
+
+// As with worker processes: sent to the group and to the process, it is one order.
+#[test]
+fn a_second_term_right_after_the_first_is_the_same_one() {
+    let server = Server::run("playground").workers(0).start();
+    let mut conn = Conn::open(server.addr()).unwrap();
+    conn.ask("GET", "/slow?ms=500", &[], "").unwrap();
+    server.get("/");
+    server.signal(Signal::SIGTERM);
+    // Refused: the first has been obeyed, so that the second is another signal to the process.
+    server.wait_until("the end of accepting", |server| {
+        Conn::open(server.addr()).is_err()
+    });
+    server.signal(Signal::SIGTERM);
+    assert_eq!(conn.response().unwrap().body, "after 500 ms");
+    assert_eq!(server.wait_exit().code(), Some(0));
 }

@@ -1,6 +1,11 @@
 //! `workers(0)`: the same program in one process, for debuggers and tests. It is primary and worker 0 at once; messages loop back.
 
-use std::{io, process::ExitStatus, sync::Arc, time::Duration};
+use std::{
+    io,
+    process::ExitStatus,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio::{
     io::{Interest, unix::AsyncFd},
@@ -16,7 +21,7 @@ use crate::{
     id::{Generation, Slot, WorkerId},
     ipc::{channel::Consumption, intake::Conn, limits, outbox::Outbox},
     message::Message,
-    primary::{Command, Event, Events, Shared},
+    primary::{Command, Event, Events, SECOND_STOP, Shared},
     reactor,
     scoreboard::Row,
     service::AppMaker,
@@ -163,15 +168,21 @@ impl Server {
             self.events.send(event(self.handle.clone()));
         }
         self.events.send(Event::Ready);
-        self.told_to_end().await;
+        let at_once = self.told_to_end().await;
         drop(accepting);
         self.handle.retire();
         self.worker.leave();
         connections.leave(Leave::Close);
+        let told_at = Instant::now();
+        let deadline = tokio::time::sleep(self.settings.drain_deadline);
+        let again = async {
+            // As with worker processes: a second signal right after the first is the same one.
+            while !at_once && !self.told_to_end().await && told_at.elapsed() < SECOND_STOP {}
+        };
         tokio::select! {
             () = connections.all_closed() => {}
-            () = tokio::time::sleep(self.settings.drain_deadline) => tracing::warn!(connections = connections.cut(), "cut at the drain deadline"),
-            () = self.told_to_end() => tracing::info!("ending at once"),
+            () = deadline => tracing::warn!(connections = connections.cut(), "cut at the drain deadline"),
+            () = again => tracing::info!("ending at once"),
         }
         // What was sent last is still to be seen by the hooks.
         let _ = tokio::time::timeout(Duration::from_secs(1), self.worker.outbox().flushed()).await;
@@ -189,20 +200,21 @@ impl Server {
         Ok(())
     }
 
-    /// Completes at a signal or a command to end.
-    async fn told_to_end(&mut self) {
+    /// Completes at a signal or a command to end; true: at once.
+    async fn told_to_end(&mut self) -> bool {
         loop {
             let order = tokio::select! {
                 order = self.signals.next() => order,
                 command = self.commands.recv() => match command {
-                    Some(Command::Shutdown) => return,
+                    Some(Command::Shutdown) => return false,
                     // Their tickets say `Gone`: there is nothing to restart.
                     Some(Command::Restart(_) | Command::Scale(..)) => continue,
                     None => std::future::pending().await,
                 },
             };
             match order {
-                Order::Stop | Order::StopNow => return,
+                Order::Stop => return false,
+                Order::StopNow => return true,
                 order => tracing::info!(?order, "there are no worker processes: nothing to do"),
             }
         }

@@ -220,13 +220,23 @@ fn receive(socket: impl AsFd) -> io::Result<Option<Batch>> {
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "a malformed hand-over"))
 }
 
+/// Whether something is used up that will be free again: descriptors in flight, descriptors, memory.
+fn is_shortage(error: &io::Error) -> bool {
+    use nix::errno::Errno;
+    matches!(
+        error.raw_os_error().map(Errno::from_raw),
+        Some(Errno::ETOOMANYREFS | Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM)
+    )
+}
+
 /// What became of connections that were to be handed over.
 #[derive(Debug)]
 pub(crate) enum Handed {
     Sent,
     /// The window is full: the worker is behind.
     Full,
-    /// The user's budget of descriptors in flight is used up; the socket is writable all the same. Try again in some milliseconds.
+    /// The user's budget of descriptors in flight is used up (the socket is writable all the same), or other means of the system are.
+    /// Try again in some milliseconds.
     TooManyInFlight,
     /// The worker's end is shut.
     Gone(io::Error),
@@ -259,9 +269,7 @@ impl IntakeSender {
         match send(&self.socket, conns) {
             Ok(()) => Handed::Sent,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Handed::Full,
-            Err(error) if error.raw_os_error() == Some(nix::errno::Errno::ETOOMANYREFS as i32) => {
-                Handed::TooManyInFlight
-            }
+            Err(error) if is_shortage(&error) => Handed::TooManyInFlight,
             Err(error) => Handed::Gone(error),
         }
     }
@@ -373,12 +381,8 @@ impl IntakeReceiver {
     pub(crate) async fn give_back(&self, conn: Conn) -> Result<(), Conn> {
         let sent = self.socket.async_io(Interest::WRITABLE, |socket| {
             match send(socket, std::slice::from_ref(&conn)) {
-                // Too many descriptors in flight: the socket is writable all the same. See `Handed::TooManyInFlight`.
-                Err(error)
-                    if error.raw_os_error() == Some(nix::errno::Errno::ETOOMANYREFS as i32) =>
-                {
-                    Ok(false)
-                }
+                // The socket is writable all the same. See `Handed::TooManyInFlight`.
+                Err(error) if is_shortage(&error) => Ok(false),
                 sent => sent.map(|()| true),
             }
         });
@@ -470,7 +474,7 @@ mod tests {
                 })
                 .await
                 .unwrap();
-            let back = handbacks.receive().await.unwrap().conns.remove(0);
+            let back = handbacks.receive().await.unwrap().unwrap().conns.remove(0);
             assert_eq!(back.read, Some(read));
             let next = IntakeSender::new().unwrap();
             assert!(matches!(next.send(&[back]), Handed::Sent), "{size}");

@@ -25,7 +25,7 @@ use std::{
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot, watch};
 
-pub(crate) use driver::{Setup, run};
+pub(crate) use driver::{SECOND_STOP, Setup, run};
 pub use handle::WorkerHandle;
 pub(crate) use hooks::{Event, Events, Hooks};
 pub(crate) use image::{Image, Origin, is_test_binary, program_path};

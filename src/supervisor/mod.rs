@@ -342,7 +342,7 @@ impl Supervisor {
         let Some(worker) = self.workers.get_mut(&id) else {
             return;
         };
-        if worker.state() == State::Starting {
+        if matches!(worker.state(), State::Starting | State::Online) {
             return self.kill(id);
         }
         let (slot, listened) = (worker.slot, worker.listened(now));

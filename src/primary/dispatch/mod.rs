@@ -289,8 +289,7 @@ impl Dispatch {
     /// Reads every row and counts anew what is in flight; whether `n` more fit.
     fn recount(&mut self, n: u64) -> bool {
         self.in_flight = 0;
-        for intake in self.intakes.values_mut() {
-            intake.taken = intake.row.taken();
+        for intake in self.intakes.values() {
             self.in_flight += intake.queued();
         }
         self.in_flight + n <= limits::ordinary() / CROWD_DIVISOR

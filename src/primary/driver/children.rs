@@ -128,6 +128,17 @@ impl Driver {
         }
     }
 
+    /// A worker whose channel has closed gets no more connections, whether its process ends or not.
+    pub(super) fn disconnected(&mut self, id: WorkerId) {
+        let Some(child) = self.children.get(&id) else {
+            return;
+        };
+        self.events.send(Event::Disconnect(child.handle.clone()));
+        self.dispatch.borrow_mut().retire(id);
+        child.handle.row().order_to_leave(self.closing.is_none());
+        child.intake.finish();
+    }
+
     pub(super) fn signal(&mut self, id: WorkerId, signal: Signal) {
         if let Some(child) = self.children.get(&id) {
             child.process.signal(signal);

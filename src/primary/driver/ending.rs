@@ -9,7 +9,7 @@ use crate::supervisor::Input;
 const LAST_PLACING: Duration = Duration::from_secs(1);
 
 /// A second TERM this soon after the first is the same one, sent to the group and to the process.
-pub(super) const SECOND_STOP: Duration = Duration::from_millis(500);
+pub(crate) const SECOND_STOP: Duration = Duration::from_millis(500);
 
 /// A graceful end that has begun.
 pub(super) struct Closing {
@@ -31,10 +31,10 @@ impl Driver {
             told: false,
         });
         // Those that leave already find nobody any more who takes their connections.
-        self.children
-            .values()
-            .filter(|child| child.handle.is_retired())
-            .for_each(|child| child.handle.row().order_to_leave(false));
+        for child in self.children.values() {
+            child.handle.retire();
+            child.handle.row().order_to_leave(false);
+        }
         self.close_listeners();
         self.close_further();
     }
@@ -55,6 +55,9 @@ impl Driver {
 
     pub(super) fn close_now(&mut self) {
         tracing::info!("ending at once");
+        self.children
+            .values()
+            .for_each(|child| child.handle.retire());
         self.close_listeners();
         self.tell(Input::ShutdownNow);
     }

@@ -19,9 +19,10 @@ use tokio::{
     task::{JoinHandle, spawn_local},
 };
 
+pub(crate) use self::ending::SECOND_STOP;
 use self::{
     children::{Child, Death},
-    ending::{Closing, SECOND_STOP},
+    ending::Closing,
 };
 use super::{
     Command, Shared,
@@ -276,9 +277,7 @@ impl Driver {
                 match input {
                     Input::Listening(id) => self.listening(id),
                     Input::Disconnected(id) => {
-                        if let Some(child) = self.children.get(&id) {
-                            self.events.send(Event::Disconnect(child.handle.clone()));
-                        }
+                        self.disconnected(id);
                     }
                     _ => {}
                 }

@@ -1,8 +1,9 @@
 //! How a server is started.
 
 use std::{
-    os::unix::process::CommandExt,
-    path::PathBuf,
+    fs::Permissions,
+    os::unix::{fs::PermissionsExt, process::CommandExt},
+    path::{Path, PathBuf},
     process::{Command, ExitStatus, Stdio},
     sync::atomic::{AtomicU16, Ordering::Relaxed},
 };
@@ -20,6 +21,8 @@ pub struct Run {
     args: Vec<String>,
     nofile: Option<u32>,
     user: Option<u32>,
+    /// Instead of the example itself.
+    program: Option<PathBuf>,
     stdin: Stdio,
     own_group: bool,
     before: Vec<String>,
@@ -34,6 +37,7 @@ impl Server {
             args: Vec::new(),
             nofile: None,
             user: None,
+            program: None,
             stdin: Stdio::null(),
             own_group: false,
             before: Vec::new(),
@@ -103,6 +107,8 @@ impl Run {
             None => "127.0.0.1:0".into(),
         };
         self = self.env("ADDR", &addr);
+        let copy = self.user.map(|_| Copy::of(&example(self.name)));
+        self.program = copy.as_ref().map(|copy| copy.0.clone());
         let mut server = self.spawn();
         if quiet {
             server.wait_for_answer(addr);
@@ -138,7 +144,9 @@ impl Run {
                 format!("ulimit -n {limit}; exec \"$0\" \"$@\""),
             ]);
         }
-        words.push(example(self.name).to_str().unwrap().to_owned());
+        let user = self.user.filter(|_| rustix::process::geteuid().is_root());
+        let program = self.program.unwrap_or_else(|| example(self.name));
+        words.push(program.to_str().unwrap().to_owned());
         words.extend(self.args);
         let mut command = Command::new(&words[0]);
         command
@@ -163,10 +171,32 @@ impl Run {
         if self.own_group {
             command.process_group(0);
         }
-        if let Some(uid) = self.user.filter(|_| rustix::process::geteuid().is_root()) {
+        if let Some(uid) = user {
             command.uid(uid).gid(uid);
         }
         Server::spawn(self.name, &mut command, format!("{}={}", mark.0, mark.1))
+    }
+}
+
+/// A copy that any user can execute: the checkout may be readable to its owner alone. Removed again once it runs.
+struct Copy(PathBuf);
+
+impl Copy {
+    fn of(program: &Path) -> Self {
+        let directory = std::env::temp_dir().join(format!("axum-cluster-it-{}", unique()));
+        std::fs::create_dir(&directory).unwrap();
+        let copy = directory.join(program.file_name().unwrap());
+        std::fs::copy(program, &copy).unwrap();
+        for path in [&directory, &copy] {
+            std::fs::set_permissions(path, Permissions::from_mode(0o755)).unwrap();
+        }
+        Self(copy)
+    }
+}
+
+impl Drop for Copy {
+    fn drop(&mut self) {
+        std::fs::remove_dir_all(self.0.parent().unwrap()).unwrap();
     }
 }
 

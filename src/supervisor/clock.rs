@@ -43,6 +43,5 @@ impl Clock {
     }
 }
 
-/// A gap between two inputs longer than this means that the primary did not run: the driver ticks ten times a second. Well below the
-/// shortest sensible hang timeout, or stops that are each too short to be noticed would add up to one.
-const STALL: Duration = Duration::from_millis(500);
+/// A gap between two inputs longer than this means that the primary did not run: the driver ticks ten times a second.
+const STALL: Duration = Duration::from_secs(2);

@@ -17,7 +17,7 @@ pub(crate) enum Input {
     Online(WorkerId),
     /// It serves.
     Listening(WorkerId),
-    /// Its heartbeat moved.
+    /// Its heartbeat moved. Told for all workers before the [`Input::Tick`] of the same moment.
     Beat(WorkerId),
     /// Its channel closed. Comes once for every spawned worker, before or after [`Input::Exited`].
     Disconnected(WorkerId),

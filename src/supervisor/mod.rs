@@ -111,7 +111,10 @@ impl Supervisor {
             return;
         }
         self.take(now, input);
-        self.enforce_deadlines(now);
+        // After a stop of the primary many heartbeats are due: nobody is judged before all of them are told, and time passes.
+        if !matches!(input, Input::Beat(_)) {
+            self.enforce_deadlines(now);
+        }
         // From here on what to do follows from how things are, not from what came in.
         self.advance_replacement(now);
         self.fill_places(now);
@@ -124,7 +127,8 @@ impl Supervisor {
         self.actions.pop_front()
     }
 
-    /// When the next [`Input::Tick`] is due at the latest; later than the last input, once that was polled to its end.
+    /// When the next [`Input::Tick`] is due at the latest; later than the last input, once that was polled to its end, unless it was a
+    /// heartbeat.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let patience = self
             .workers

@@ -344,7 +344,7 @@ fn scaling_fills_new_slots_and_empties_the_highest() {
     ]);
     let down = [
         Action::Kill(id(4)),
-        Action::Retire(id(3)),
+        Action::Kill(id(3)),
         Action::Retire(id(2)),
     ];
     assert_eq!(rig.on(Input::Scale(1)), down);

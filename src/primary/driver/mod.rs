@@ -302,9 +302,11 @@ impl Driver {
                 beats.push(id);
             }
         }
-        // The gap that tells of a stopped primary is seen with the first of these, before any heartbeat is missed.
+        // Before the time that has passed: a primary that was stopped for a while judges nobody by what it did not see.
+        beats
+            .into_iter()
+            .for_each(|id| self.tell(Input::Beat(id)));
         self.tell(Input::Tick);
-        beats.into_iter().for_each(|id| self.tell(Input::Beat(id)));
         self.close_further();
     }
 

@@ -5,221 +5,24 @@
 
 use std::{
     io,
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6},
     os::fd::{AsFd, OwnedFd},
     sync::atomic::{AtomicBool, Ordering::Relaxed},
     time::Duration,
 };
 
-use bytes::Bytes;
 use rustix::net::sockopt::set_socket_send_buffer_size;
 use tokio::io::{Interest, unix::AsyncFd};
 
+pub(crate) use super::conn::{BATCH, Batch, Conn, fits};
 use super::{
-    datagram::{self, MAX_FDS, Received},
-    limits, memfd,
+    conn::{receive, send},
+    datagram, limits,
 };
 use crate::reactor;
-
-/// Connections in one datagram, at the most.
-pub(crate) const BATCH: usize = MAX_FDS;
 
 /// What the window is asked to be; the kernel doubles it: 22 datagrams of one connection, 13 of sixteen. Smaller, and the rotation
 /// skews under load (4 to 6 datagrams: 904 to 1196 of 992); larger, and a stuck worker holds more (8 KiB: 983 to 1001).
 const WINDOW: usize = 8 * 1024;
-
-/// What was read of a connection travels in its datagram up to this size, beyond it in a memfd: a larger datagram would not fit the
-/// window at any time.
-const INLINE: usize = 2 * 1024;
-
-/// The most that can have been read of a connection: hyper's buffer and what is before it.
-const MAX_READ: usize = 1024 * 1024;
-
-/// Room for sixteen heads with IPv6 peers, and for one with what was read of it.
-const MAX_DATAGRAM: usize = INLINE + 1024;
-
-/// A connection on its way from one process to another.
-#[derive(Debug)]
-pub(crate) struct Conn {
-    pub(crate) fd: OwnedFd,
-    /// Which of the cluster's listeners accepted it.
-    pub(crate) listener: u16,
-    /// `None` for a unix socket.
-    pub(crate) peer: Option<SocketAddr>,
-    /// What another worker read of its next request, when it let the connection go. `None`: just accepted.
-    pub(crate) read: Option<Bytes>,
-}
-
-const FRESH: u8 = 0;
-const READ_INLINE: u8 = 1;
-const READ_IN_MEMFD: u8 = 2;
-
-impl Conn {
-    /// Whether it may share a datagram with others.
-    fn is_small(&self) -> bool {
-        self.read.as_ref().is_none_or(Bytes::is_empty)
-    }
-
-    /// Appends the head; what was read and is large comes back as a descriptor to be sent after the connection's own.
-    fn encode(&self, datagram: &mut Vec<u8>) -> io::Result<Option<OwnedFd>> {
-        datagram.extend_from_slice(&self.listener.to_le_bytes());
-        match self.peer {
-            None => datagram.push(0),
-            Some(SocketAddr::V4(peer)) => {
-                datagram.push(4);
-                datagram.extend_from_slice(&peer.ip().octets());
-                datagram.extend_from_slice(&peer.port().to_le_bytes());
-            }
-            Some(SocketAddr::V6(peer)) => {
-                datagram.push(6);
-                datagram.extend_from_slice(&peer.ip().octets());
-                datagram.extend_from_slice(&peer.port().to_le_bytes());
-                datagram.extend_from_slice(&peer.scope_id().to_le_bytes());
-            }
-        }
-        match &self.read {
-            None => datagram.push(FRESH),
-            Some(read) if read.len() <= INLINE => {
-                datagram.push(READ_INLINE);
-                datagram.extend_from_slice(&(read.len() as u16).to_le_bytes());
-                datagram.extend_from_slice(read);
-            }
-            Some(read) => {
-                datagram.push(READ_IN_MEMFD);
-                return memfd::seal(read).map(Some);
-            }
-        }
-        Ok(None)
-    }
-}
-
-/// Encodes and sends connections in one datagram, all or none of them.
-fn send(socket: impl AsFd, conns: &[Conn]) -> io::Result<()> {
-    let mut bytes = Vec::with_capacity(conns.len() * 16);
-    let mut memfd = None;
-    for conn in conns {
-        // Only a connection that travels alone has one.
-        memfd = conn.encode(&mut bytes)?;
-    }
-    let fds: Vec<_> = conns
-        .iter()
-        .map(|conn| conn.fd.as_fd())
-        .chain(memfd.as_ref().map(AsFd::as_fd))
-        .collect();
-    datagram::send(socket, &bytes, &fds)
-}
-
-/// The connections of one datagram, and how many of it were lost because this process was out of descriptors.
-#[derive(Debug, Default)]
-pub(crate) struct Batch {
-    pub(crate) conns: Vec<Conn>,
-    pub(crate) lost: usize,
-}
-
-/// A head as decoded, before it meets its descriptors.
-struct Head {
-    listener: u16,
-    peer: Option<SocketAddr>,
-    read: Option<Bytes>,
-    in_memfd: bool,
-}
-
-fn decode_head(bytes: &mut &[u8]) -> Option<Head> {
-    let listener = u16::from_le_bytes(array(bytes)?);
-    let peer = match array::<1>(bytes)? {
-        [0] => None,
-        [4] => Some(SocketAddr::from((
-            Ipv4Addr::from(array::<4>(bytes)?),
-            u16::from_le_bytes(array(bytes)?),
-        ))),
-        [6] => {
-            let ip = Ipv6Addr::from(array::<16>(bytes)?);
-            let port = u16::from_le_bytes(array(bytes)?);
-            Some(SocketAddrV6::new(ip, port, 0, u32::from_le_bytes(array(bytes)?)).into())
-        }
-        _ => return None,
-    };
-    let [kind] = array(bytes)?;
-    let read = match kind {
-        FRESH | READ_IN_MEMFD => None,
-        READ_INLINE => {
-            let length = usize::from(u16::from_le_bytes(array(bytes)?));
-            Some(Bytes::copy_from_slice(bytes.split_off(..length)?))
-        }
-        _ => return None,
-    };
-    Some(Head {
-        listener,
-        peer,
-        read,
-        in_memfd: kind == READ_IN_MEMFD,
-    })
-}
-
-fn decode(mut bytes: &[u8], received: Received) -> Option<Batch> {
-    let mut heads = Vec::with_capacity(received.fds.len());
-    while !bytes.is_empty() {
-        heads.push(decode_head(&mut bytes)?);
-    }
-    let memfds = heads.iter().filter(|head| head.in_memfd).count();
-    let missing = (heads.len() + memfds).saturating_sub(received.fds.len());
-    if heads.len() + memfds < received.fds.len()
-        || (missing > 0) != received.truncated
-        || (memfds > 0 && heads.len() > 1)
-    {
-        return None;
-    }
-    if memfds > 0 && missing > 0 {
-        // Without what was read of it a connection cannot go on.
-        return Some(Batch {
-            conns: Vec::new(),
-            lost: heads.len(),
-        });
-    }
-    let mut fds = received.fds.into_iter();
-    let mut conns = Vec::with_capacity(heads.len());
-    for Head {
-        listener,
-        peer,
-        read,
-        in_memfd,
-    } in heads
-    {
-        let Some(fd) = fds.next() else { break };
-        let read = if in_memfd {
-            Some(memfd::open(fds.next()?, MAX_READ).ok()?)
-        } else {
-            read
-        };
-        conns.push(Conn {
-            fd,
-            listener,
-            peer,
-            read,
-        });
-    }
-    Some(Batch {
-        conns,
-        lost: missing,
-    })
-}
-
-fn array<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
-    bytes.split_off(..N)?.try_into().ok()
-}
-
-fn receive(socket: impl AsFd) -> io::Result<Option<Batch>> {
-    let mut buffer = [0; MAX_DATAGRAM];
-    let received = limits::lifted(|| datagram::receive(socket, &mut buffer))?;
-    if received.len == 0 && received.fds.is_empty() {
-        return Ok(None);
-    }
-    let len = received.len;
-    decode(&buffer[..len], received)
-        .map(Some)
-        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "a malformed hand-over"))
-}
-
 /// Whether something is used up that will be free again: descriptors in flight, descriptors, memory.
 fn is_shortage(error: &io::Error) -> bool {
     use nix::errno::Errno;
@@ -299,11 +102,6 @@ impl IntakeSender {
         // Fails only if it is shut down already.
         let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Write);
     }
-}
-
-/// Whether a connection may go into the same datagram as those in `batch`.
-pub(crate) fn fits(batch: &[Conn], conn: &Conn) -> bool {
-    batch.is_empty() || (batch.len() < BATCH && conn.is_small() && batch[0].is_small())
 }
 
 /// What a worker gives back, as the primary reads it.
@@ -403,6 +201,8 @@ pub(crate) const CROWDED: Duration = Duration::from_millis(5);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ipc::conn::INLINE;
+    use bytes::Bytes;
 
     fn conn(peer: Option<&str>) -> Conn {
         let (fd, _) = datagram::pair().unwrap();

@@ -1,7 +1,7 @@
 //! Strict rotation: who answers is no matter of chance.
 
 use crate::{
-    client::{Load, Mode},
+    client::{Load, Mode, Running, Tally},
     support::Server,
 };
 
@@ -63,9 +63,9 @@ fn every_way_to_ask_is_answered() {
         .into_iter()
         .map(|load| load.clients(4).count(200).start())
         .collect();
-    for load in running {
-        let tally = load.wait();
-        tally.must_be_perfect();
-        tally.must("both workers answered", tally.by_worker().len() == 2);
-    }
+    // Together: the rotation turns over the connections of all four, so one of them alone may meet one worker only.
+    let tally = running.into_iter().map(Running::wait).reduce(Tally::and);
+    let tally = tally.expect("four loads");
+    tally.must_be_perfect();
+    tally.must("both workers answered", tally.by_worker().len() == 2);
 }

@@ -303,9 +303,7 @@ impl Driver {
             }
         }
         // Before the time that has passed: a primary that was stopped for a while judges nobody by what it did not see.
-        beats
-            .into_iter()
-            .for_each(|id| self.tell(Input::Beat(id)));
+        beats.into_iter().for_each(|id| self.tell(Input::Beat(id)));
         self.tell(Input::Tick);
         self.close_further();
     }

@@ -186,7 +186,9 @@ impl Driver {
         let cause = match (child.served, child.boot_timeout) {
             (_, true) => BOOT_TIMEOUT,
             (true, _) => "it had served",
-            (false, _) => "it ended before it reached `serve`, or while `serve` set up its app",
+            (false, _) => {
+                "it ended before it reached `serve`, or while `serve` set up its app; what it said itself stands above"
+            }
         };
         self.last_death = Some(Death {
             id,
@@ -206,10 +208,7 @@ impl Driver {
     pub(super) fn cause_of(&self, id: WorkerId) -> String {
         match (&self.last_death, self.children.get(&id)) {
             (_, Some(child)) if child.boot_timeout => BOOT_TIMEOUT.to_owned(),
-            (Some(death), _) if death.id == id => match death.status {
-                Some(status) => format!("{status}: {}", death.cause),
-                None => death.cause.clone(),
-            },
+            (Some(death), _) if death.id == id => death.cause.clone(),
             _ => "it did not stay up".to_owned(),
         }
     }

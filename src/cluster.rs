@@ -34,7 +34,7 @@ pub fn is_primary() -> bool {
 /// Right from the first line of `main`. The first call into this crate moves the worker's channel away from standard input: a program
 /// that starts child processes above `serve` calls this before.
 pub fn is_worker() -> bool {
-    !matches!(birth(), Birth::Plain)
+    matches!(birth(), Birth::Worker(_) | Birth::Orphan(_))
 }
 
 /// The worker that this process is (Node's `cluster.worker`): `None` in a primary, and before `serve`.
@@ -47,11 +47,32 @@ pub fn primary() -> Option<Primary> {
     PRIMARY.get().cloned()
 }
 
+/// What the [`on_upgrade`](crate::ClusteredServer::on_upgrade) of the program before this one returned; `None` in a program that was
+/// started in the ordinary way, and in workers. Right from the first line of `main`.
+///
+/// ```no_run
+/// # use axum_cluster::{ClusteredServer, cluster};
+/// # use std::sync::{Arc, atomic::{AtomicU64, Ordering::Relaxed}};
+/// let before = cluster::inherited().and_then(|bytes| bytes.try_into().ok());
+/// let seen = Arc::new(AtomicU64::new(before.map_or(0, u64::from_le_bytes)));
+/// let left = seen.clone();
+/// ClusteredServer::bind("127.0.0.1:8000")
+///     .on_request(move |_worker, _notice| { seen.fetch_add(1, Relaxed); })
+///     .on_upgrade(move || left.load(Relaxed).to_le_bytes().to_vec())
+/// # ;
+/// ```
+pub fn inherited() -> Option<Vec<u8>> {
+    match birth() {
+        Birth::Successor(left) => Some(left.inheritance().to_vec()),
+        _ => None,
+    }
+}
+
 /// The place of the worker that this process is, from the first line of `main`; `None` in a primary.
 pub fn slot() -> Option<Slot> {
     match birth() {
         Birth::Worker(born) => Some(born.slot),
-        Birth::Plain | Birth::Orphan(_) => None,
+        Birth::Plain | Birth::Successor(_) | Birth::Orphan(_) => None,
     }
 }
 

@@ -67,6 +67,16 @@ pub enum Error {
         /// What is known of the cause.
         cause: String,
     },
+    /// An upgrade was given up; this program goes on.
+    Upgrade {
+        /// What stood in its way.
+        cause: String,
+    },
+    /// This program was executed in the place of another, whose cluster it cannot take over. The workers drain and end.
+    Succession {
+        /// What is wrong with what that one left.
+        source: io::Error,
+    },
     /// `serve` or `start` was called a second time in this process. One process has one cluster.
     AlreadyStarted,
     /// `serve` was called in a test or bench binary: each worker would run every test again.
@@ -143,6 +153,8 @@ impl fmt::Display for Error {
                 write!(f, ": {cause}")
             }
             Self::RestartAbandoned { slot, cause } => write!(f, "the restart was given up, the old workers stay: the new worker in slot {slot} did not come up: {cause}"),
+            Self::Upgrade { cause } => write!(f, "the upgrade was given up, this program goes on: {cause}"),
+            Self::Succession { .. } => f.write_str("cannot take over the cluster of the program that ran in this process before"),
             Self::AlreadyStarted => f.write_str("this process has a cluster already; `serve` or `start` may be called once a process"),
             Self::TestBinary { program } => write!(
                 f,
@@ -172,6 +184,7 @@ impl StdError for Error {
             | Self::Program { source, .. }
             | Self::Spawn { source, .. }
             | Self::System { source, .. }
+            | Self::Succession { source }
             | Self::Runtime(source) => Some(source),
             Self::Prepare(source) | Self::App(source) => Some(&**source),
             Self::Json(source) => Some(source),

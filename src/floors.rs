@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fs, path::Path};
 
 /// Each top-level module and its floor, as the map in `lib.rs` draws them.
-const FLOORS: [(&str, u8); 28] = [
+const FLOORS: [(&str, u8); 29] = [
     ("address", 0),
     ("error", 0),
     ("event", 0),
@@ -15,6 +15,7 @@ const FLOORS: [(&str, u8); 28] = [
     ("supervisor", 1),
     ("birth", 2),
     ("ipc", 2),
+    ("listeners", 2),
     ("reactor", 2),
     ("scoreboard", 2),
     ("signals", 2),

@@ -10,7 +10,7 @@ use http::{Method, StatusCode};
 use crate::message::{MAX_MESSAGE, RequestNotice};
 
 /// Raised when frames or settings change so that an older peer would misread them.
-pub(crate) const WIRE_VERSION: u32 = 1;
+pub(crate) const WIRE_VERSION: u32 = 2;
 
 /// A frame's kind and length.
 const HEADER: usize = 5;
@@ -25,8 +25,8 @@ pub(crate) enum Frame<'a> {
     Hello(&'a [u8]),
     /// Primary: what you are (JSON, with the intake and the scoreboard page).
     Welcome(&'a [u8]),
-    /// Worker: I serve.
-    Listening,
+    /// Worker: I serve, at these addresses (JSON: each as asked for, and the app behind it).
+    Listening(&'a [u8]),
     /// Worker: I was sent TERM, please retire me.
     Leaving,
     /// Either: a message of the program.
@@ -42,7 +42,7 @@ impl<'a> Frame<'a> {
         match self {
             Self::Hello(_) => 1,
             Self::Welcome(_) => 2,
-            Self::Listening => 3,
+            Self::Listening(_) => 3,
             Self::Leaving => 4,
             Self::Message(_) => 5,
             Self::Notices(_) => 6,
@@ -54,7 +54,7 @@ impl<'a> Frame<'a> {
         match (kind, payload) {
             (1, _) => Ok(Self::Hello(payload)),
             (2, _) => Ok(Self::Welcome(payload)),
-            (3, []) => Ok(Self::Listening),
+            (3, _) => Ok(Self::Listening(payload)),
             (4, []) => Ok(Self::Leaving),
             (5, _) => Ok(Self::Message(payload)),
             (6, _) => Ok(Self::Notices(payload)),
@@ -72,10 +72,11 @@ impl<'a> Frame<'a> {
             + match self {
                 Self::Hello(bytes)
                 | Self::Welcome(bytes)
+                | Self::Listening(bytes)
                 | Self::Message(bytes)
                 | Self::Notices(bytes) => bytes.len(),
                 Self::Consumed(_) => 4,
-                Self::Listening | Self::Leaving => 0,
+                Self::Leaving => 0,
             }
     }
 
@@ -88,10 +89,11 @@ impl<'a> Frame<'a> {
         match self {
             Self::Hello(bytes)
             | Self::Welcome(bytes)
+            | Self::Listening(bytes)
             | Self::Message(bytes)
             | Self::Notices(bytes) => datagram.extend_from_slice(bytes),
             Self::Consumed(n) => datagram.extend_from_slice(&n.to_le_bytes()),
-            Self::Listening | Self::Leaving => {}
+            Self::Leaving => {}
         }
     }
 }
@@ -196,7 +198,7 @@ mod tests {
     fn many_frames_travel_in_one_datagram() {
         let sent = [
             Frame::Hello(b"{}"),
-            Frame::Listening,
+            Frame::Listening(b"[]"),
             Frame::Message(b"{\"cmd\":\"notifyRequest\"}"),
             Frame::Message(b""),
             Frame::Consumed(70_000),

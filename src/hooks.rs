@@ -66,6 +66,17 @@ impl ClusteredServer {
         self
     }
 
+    /// Another program is about to be executed in the place of this one (see [`Primary::upgrade`]). Called after every other hook, with
+    /// everything that was received; what it returns the next program gets from
+    /// [`cluster::inherited`](crate::cluster::inherited), before its own hooks are even built.
+    ///
+    /// Called again, with hooks in between, if this program had to go on after all. It holds up the execution, not the workers; past 5 s
+    /// the upgrade is given up.
+    pub fn on_upgrade(mut self, hook: impl FnMut() -> Vec<u8> + Send + 'static) -> Self {
+        self.hooks.upgrade = Some(Box::new(hook));
+        self
+    }
+
     /// Something went wrong that the cluster mends by itself: a worker could not be started, or sent what nobody understands.
     pub fn on_error(mut self, hook: impl FnMut(Error) + Send + 'static) -> Self {
         self.hooks.error = Some(Box::new(hook));

@@ -99,6 +99,7 @@ mod http;
 mod id;
 mod ipc;
 mod layer;
+mod listeners;
 mod message;
 mod primary;
 mod reactor;

@@ -135,6 +135,28 @@ pub(crate) fn held_back_in_child<T>(spawn: impl FnOnce() -> T) -> io::Result<T> 
     Ok(spawned)
 }
 
+/// Blocks every signal in this thread, and returns what was blocked before. What comes from now on waits, even for another program that
+/// is executed here.
+pub(crate) fn block_all() -> io::Result<SigSet> {
+    Ok(SigSet::all().thread_swap_mask(nix::sys::signal::SigmaskHow::SIG_SETMASK)?)
+}
+
+/// Undoes [`block_all`].
+pub(crate) fn restore(blocked: &SigSet) {
+    // Fails for no set of signals.
+    let _ = blocked.thread_set_mask();
+}
+
+/// A set of signals as numbers, for another program.
+pub(crate) fn numbers(set: &SigSet) -> Vec<i32> {
+    set.iter().map(|signal| signal as i32).collect()
+}
+
+pub(crate) fn from_numbers(numbers: &[i32]) -> SigSet {
+    let known = |&number: &i32| Number::try_from(number).ok();
+    numbers.iter().filter_map(known).collect()
+}
+
 fn held_back() -> SigSet {
     [
         Number::SIGTERM,

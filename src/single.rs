@@ -20,6 +20,7 @@ use crate::{
     http::{Connections, Leave},
     id::{Generation, Slot, WorkerId},
     ipc::{channel::Consumption, intake::Conn, limits, outbox::Outbox},
+    listeners::Bound,
     message::Message,
     primary::{Command, Event, Events, SECOND_STOP, Shared},
     reactor,
@@ -42,7 +43,7 @@ pub(crate) struct Single {
 struct Server {
     end: oneshot::Sender<Result<()>>,
     settings: Settings,
-    listeners: Vec<(Listener, u16)>,
+    listeners: Vec<Bound>,
     signals: PrimarySignals,
     shared: Arc<Shared>,
     commands: mpsc::UnboundedReceiver<Command>,
@@ -60,7 +61,7 @@ impl Single {
         running: Running,
         end: oneshot::Sender<Result<()>>,
         settings: Settings,
-        listeners: Vec<(Listener, u16)>,
+        listeners: Vec<Bound>,
         secret: [u8; 64],
         shared: Arc<Shared>,
         commands: mpsc::UnboundedReceiver<Command>,
@@ -156,7 +157,7 @@ impl Server {
             intake: None,
             done,
         };
-        for (listener, app) in std::mem::take(&mut self.listeners) {
+        for Bound { listener, app, .. } in std::mem::take(&mut self.listeners) {
             let listener =
                 reactor::watch(listener, Interest::READABLE).map_err(|source| Error::System {
                     doing: "watch a listening socket",
@@ -208,7 +209,7 @@ impl Server {
                 command = self.commands.recv() => match command {
                     Some(Command::Shutdown) => return false,
                     // Their tickets say `Gone`: there is nothing to restart.
-                    Some(Command::Restart(_) | Command::Scale(..)) => continue,
+                    Some(Command::Restart(_) | Command::Scale(..) | Command::Upgrade(..)) => continue,
                     None => std::future::pending().await,
                 },
             };
@@ -239,6 +240,7 @@ async fn accept(
                 Conn {
                     fd,
                     listener: listens_for,
+                    app: listens_for,
                     peer,
                     read: None,
                 },

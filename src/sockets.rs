@@ -27,7 +27,7 @@ use crate::{
 pub(crate) struct Listener {
     fd: OwnedFd,
     pub(crate) local: Address,
-    _file: Option<SocketFile>,
+    file: Option<SocketFile>,
 }
 
 impl Listener {
@@ -73,6 +73,21 @@ impl Listener {
         Self::finish(socket, None).map_err(failed)
     }
 
+    /// Takes over a socket that the program before this one bound; with its file, if it made that.
+    pub(crate) fn inherited(fd: OwnedFd, has_file: bool) -> io::Result<Self> {
+        let mut listener = Self::finish(Socket::from(fd), None)?;
+        if let (true, Some(path)) = (has_file, listener.local.unix_path()) {
+            // A file that somebody has removed meanwhile is nobody's any more.
+            listener.file = SocketFile::new(path.to_owned()).ok();
+        }
+        Ok(listener)
+    }
+
+    /// Whether a file of its own goes with it.
+    pub(crate) fn has_file(&self) -> bool {
+        self.file.is_some()
+    }
+
     fn tcp(addr: SocketAddr, backlog: u32) -> io::Result<Self> {
         let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None)?;
         socket.set_reuse_address(true)?;
@@ -114,7 +129,7 @@ impl Listener {
         Ok(Self {
             fd: socket.into(),
             local,
-            _file: file,
+            file,
         })
     }
 }

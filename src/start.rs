@@ -1,19 +1,23 @@
 //! Starting: what this process is, and what it goes on with.
 
-use std::{future::Future, pin::Pin};
+use std::{future::Future, os::fd::OwnedFd, pin::Pin};
 
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
+    address::Address,
     birth::{Birth, birth},
     cluster::{self, Claim, Primary, Role},
     error::{Error, Result},
+    listeners::{Asked, Bound, Name, names},
     primary::{
-        self, Event, Events, Hooks, Image, Origin, Setup, Shared, is_test_binary, program_path,
+        self, Estate, Event, Events, Hooks, Image, Origin, Setup, Shared, is_test_binary,
+        program_path,
     },
-    server::{ClusteredServer, Source},
+    server::{ClusteredServer, Prepare, Source},
     service::AppMaker,
     settings::Settings,
+    signals,
     single::Single,
     sockets::Listener,
     worker::{AppSource, Joined},
@@ -31,7 +35,7 @@ impl Part {
     pub(crate) fn keep(self) -> Role {
         let role = match &self {
             Self::Primary(running) => Role::Primary(running.primary.clone()),
-            Self::Worker(part, _) => Role::Worker(part.0.worker().clone()),
+            Self::Worker(part, _) => Role::Worker(part.joined.worker().clone()),
             Self::Single(single, _) => Role::Worker(single.worker().clone()),
         };
         cluster::keep(self);
@@ -40,11 +44,25 @@ impl Part {
 }
 
 /// A worker that has been welcomed.
-pub(crate) struct WorkerPart(Box<Joined>);
+pub(crate) struct WorkerPart {
+    joined: Box<Joined>,
+    asked: Asked,
+    prepare: Option<Prepare>,
+}
 
 impl WorkerPart {
     pub(crate) async fn serve(self, app: AppMaker, also: Vec<AppMaker>) -> Result<()> {
-        self.0.serve(all(app, also)).await
+        let prepare = self.prepare.filter(|_| self.joined.is_to_prepare());
+        let apps = all(app, also);
+        let source: AppSource = Box::new(|worker| {
+            Box::pin(async move {
+                if let Some(prepare) = prepare {
+                    prepare().await.map_err(Error::Prepare)?;
+                }
+                apps(worker).await
+            })
+        });
+        self.joined.serve(source, &self.asked).await
     }
 }
 
@@ -69,15 +87,29 @@ pub(crate) async fn begin(server: ClusteredServer) -> Result<Part> {
         Birth::Worker(born) => {
             let joined = Joined::join(born, server.hooks.wants().notices).await?;
             cluster::announce_worker(joined.worker());
-            Part::Worker(WorkerPart(Box::new(joined)), server.also)
+            let part = WorkerPart {
+                joined: Box::new(joined),
+                asked: asked(&server.sources),
+                prepare: server.prepare,
+            };
+            Part::Worker(part, server.also)
         }
-        Birth::Plain => begin_primary(server).await?,
+        Birth::Plain => begin_primary(server, None).await?,
+        Birth::Successor(left) => {
+            let estate = left
+                .take()
+                .ok_or(Error::AlreadyStarted)?
+                .map_err(|source| Error::Succession { source })
+                .and_then(Estate::new)?;
+            begin_primary(server, Some(estate)).await?
+        }
     };
     claim.keep();
     Ok(part)
 }
 
-async fn begin_primary(server: ClusteredServer) -> Result<Part> {
+/// `estate`: what the program before this one left, which this one goes on with.
+async fn begin_primary(server: ClusteredServer, mut estate: Option<Estate>) -> Result<Part> {
     let ClusteredServer {
         sources,
         also,
@@ -95,19 +127,24 @@ async fn begin_primary(server: ClusteredServer) -> Result<Part> {
         Some(path) => Image::open(path)?,
         None => Image::running()?,
     };
-    if settings.workers > 0 && program.is_none() && is_test_binary(image.path()) {
+    let own = program.is_none();
+    if settings.workers > 0 && own && is_test_binary(image.path()) {
         return Err(Error::TestBinary {
             program: image.path().to_owned(),
         });
     }
-    let program = program.unwrap_or_else(program_path);
-    let listeners = bind(sources, settings.backlog).await?;
-    if let Some(prepare) = prepare {
+    let listeners = match &mut estate {
+        None => bind(sources, settings.backlog).await?,
+        Some(estate) => inherit(sources, settings.backlog, estate.take_listeners()).await,
+    };
+    // Later generations: the first of their workers runs it.
+    if let (Some(prepare), None) = (prepare, &estate) {
         prepare().await.map_err(Error::Prepare)?;
     }
     let addresses = listeners
+        .here
         .iter()
-        .map(|(listener, _)| listener.local.clone())
+        .map(|bound| bound.listener.local.clone())
         .collect();
     let (command, commands) = mpsc::unbounded_channel();
     let shared = Shared::new(command, addresses);
@@ -118,7 +155,12 @@ async fn begin_primary(server: ClusteredServer) -> Result<Part> {
         wants: hooks.wants(),
     };
     let mut secret = [0; 64];
-    fill_random(&mut secret)?;
+    match &estate {
+        Some(estate) if estate.secret().len() == secret.len() => {
+            secret.copy_from_slice(estate.secret());
+        }
+        _ => fill_random(&mut secret)?,
+    }
     cluster::announce_primary(&primary);
     let running = |result| Running {
         primary: primary.clone(),
@@ -127,13 +169,14 @@ async fn begin_primary(server: ClusteredServer) -> Result<Part> {
         result,
         ended: false,
     };
-    if settings.workers == 0 {
+    // With workers there, somebody has to look after them.
+    if settings.workers == 0 && estate.is_none() {
         let (end, result) = oneshot::channel();
         let single = Single::new(
             running(result),
             end,
             settings,
-            listeners,
+            listeners.here,
             secret,
             shared,
             commands,
@@ -142,39 +185,151 @@ async fn begin_primary(server: ClusteredServer) -> Result<Part> {
         return Ok(Part::Single(Box::new(single), also));
     }
     mind_threads(&settings);
+    let (program, origin) = match &estate {
+        Some(estate) => (
+            program.unwrap_or_else(|| estate.program().into()),
+            estate.origin().clone(),
+        ),
+        None => (program.unwrap_or_else(program_path), Origin::capture()),
+    };
+    let blocked = estate.as_ref().map(Estate::blocked);
+    let (caught, catches) = oneshot::channel();
     let setup = Setup {
         settings,
         image,
+        own,
         program,
-        origin: Origin::capture(),
-        listeners,
+        origin,
+        listeners: listeners.here,
+        dropped: listeners.dropped,
+        estate,
+        caught,
         secret: secret.to_vec(),
         shared,
         commands,
         events: queue,
     };
-    Ok(Part::Primary(running(start_thread(setup)?)))
+    let result = start_thread(setup)?;
+    if let Some(blocked) = blocked {
+        // Before, a signal would have ended this program.
+        let _ = catches.await;
+        signals::restore(&blocked);
+    }
+    Ok(Part::Primary(running(result)))
 }
 
-async fn bind(sources: Vec<(Source, u16)>, backlog: u32) -> Result<Vec<(Listener, u16)>> {
-    let mut listeners = Vec::new();
-    for (source, app) in sources {
-        match source {
-            Source::Addresses(addresses) => {
-                for address in addresses {
-                    listeners.push((Listener::bind(&address, backlog).await?, app));
-                }
-            }
-            Source::Made(make) => {
+/// The names of what the program asks for, and the apps behind them.
+fn asked(sources: &[(Source, u16)]) -> Asked {
+    let flat = sources.iter().flat_map(|(source, app)| match source {
+        Source::Addresses(addresses) => addresses
+            .iter()
+            .map(|address| (Some(address), *app))
+            .collect(),
+        Source::Made(_) => vec![(None, *app)],
+    });
+    let (asked, apps): (Vec<_>, Vec<_>) = flat.unzip();
+    names(asked).into_iter().zip(apps).collect()
+}
+
+/// What this program listens on, and what the program before it did and this one does not.
+struct Listeners {
+    here: Vec<Bound>,
+    dropped: Vec<Bound>,
+}
+
+/// What is still to be bound: by address, or by a closure.
+enum Wanted {
+    Address(Address),
+    Made(Box<dyn FnOnce() -> std::io::Result<OwnedFd> + Send>),
+}
+
+impl Wanted {
+    async fn bind(self, backlog: u32) -> Result<Listener> {
+        match self {
+            Self::Address(address) => Listener::bind(&address, backlog).await,
+            Self::Made(make) => {
                 let made = make().map_err(|source| Error::System {
                     doing: "make the listener in `bind_with`",
                     source,
                 })?;
-                listeners.push((Listener::ready_made(made)?, app));
+                Listener::ready_made(made)
             }
         }
     }
-    Ok(listeners)
+}
+
+fn wanted(sources: Vec<(Source, u16)>) -> Vec<(Name, u16, Wanted)> {
+    let asked = asked(&sources);
+    let wanted = sources.into_iter().flat_map(|(source, _)| match source {
+        Source::Addresses(addresses) => addresses.into_iter().map(Wanted::Address).collect(),
+        Source::Made(make) => vec![Wanted::Made(make)],
+    });
+    let named = asked.into_iter().zip(wanted);
+    named
+        .map(|((name, app), wanted)| (name, app, wanted))
+        .collect()
+}
+
+async fn bind(sources: Vec<(Source, u16)>, backlog: u32) -> Result<Listeners> {
+    let mut here = Vec::new();
+    for (number, (name, app, wanted)) in (0..).zip(wanted(sources)) {
+        here.push(Bound {
+            number,
+            name,
+            app,
+            listener: wanted.bind(backlog).await?,
+        });
+    }
+    let dropped = Vec::new();
+    Ok(Listeners { here, dropped })
+}
+
+/// Goes on with the listeners of the program before. One that cannot be had is said and left out: the others have to be served.
+async fn inherit(
+    sources: Vec<(Source, u16)>,
+    backlog: u32,
+    mut left: Vec<(u16, Name, bool, OwnedFd)>,
+) -> Listeners {
+    let mut here = Vec::new();
+    let mut next = left
+        .iter()
+        .map(|&(number, ..)| number + 1)
+        .max()
+        .unwrap_or(0);
+    for (name, app, wanted) in wanted(sources) {
+        let at = left.iter().position(|(_, other, ..)| *other == name);
+        let (number, listener) = match at.map(|at| left.swap_remove(at)) {
+            Some((number, _, has_file, fd)) => (
+                number,
+                Listener::inherited(fd, has_file).map_err(|source| Error::Succession { source }),
+            ),
+            None => {
+                next += 1;
+                (next - 1, wanted.bind(backlog).await)
+            }
+        };
+        match listener {
+            Ok(listener) => here.push(Bound {
+                number,
+                name,
+                app,
+                listener,
+            }),
+            Err(error) => tracing::error!(error = ?error, "an address is not served any more"),
+        }
+    }
+    let mut dropped = Vec::new();
+    for (number, name, has_file, fd) in left {
+        if let Ok(listener) = Listener::inherited(fd, has_file) {
+            dropped.push(Bound {
+                number,
+                name,
+                app: 0,
+                listener,
+            });
+        }
+    }
+    Listeners { here, dropped }
 }
 
 fn fill_random(secret: &mut [u8]) -> Result<()> {

@@ -117,6 +117,20 @@ impl Consumption {
         }
     }
 
+    /// What has come and was not told as consumed, and of that what is consumed.
+    pub(crate) fn read(&self) -> (usize, usize) {
+        (self.outstanding.load(Relaxed), self.untold.load(Relaxed))
+    }
+
+    /// Goes on where the program before this one stopped.
+    pub(crate) fn resumed(outbox: Arc<Outbox>, (outstanding, untold): (usize, usize)) -> Self {
+        Self {
+            outbox,
+            outstanding: outstanding.into(),
+            untold: untold.into(),
+        }
+    }
+
     /// `bytes` of messages or notices, as framed, have come; false when that is more than a sender may have under way.
     pub(crate) fn received(&self, bytes: usize) -> bool {
         self.outstanding.fetch_add(bytes, Relaxed) + bytes <= CAPACITY

@@ -32,6 +32,8 @@ pub(crate) struct Conn {
     pub(crate) fd: OwnedFd,
     /// Which of the cluster's listeners accepted it.
     pub(crate) listener: u16,
+    /// Which app of the worker that it is sent to serves that listener.
+    pub(crate) app: u16,
     /// `None` for a unix socket.
     pub(crate) peer: Option<SocketAddr>,
     /// What another worker read of its next request, when it let the connection go. `None`: just accepted.
@@ -51,6 +53,7 @@ impl Conn {
     /// Appends the head; what was read and is large comes back as a descriptor to be sent after the connection's own.
     fn encode(&self, datagram: &mut Vec<u8>) -> io::Result<Option<OwnedFd>> {
         datagram.extend_from_slice(&self.listener.to_le_bytes());
+        datagram.extend_from_slice(&self.app.to_le_bytes());
         match self.peer {
             None => datagram.push(0),
             Some(SocketAddr::V4(peer)) => {
@@ -107,6 +110,7 @@ pub(crate) struct Batch {
 /// A head as decoded, before it meets its descriptors.
 struct Head {
     listener: u16,
+    app: u16,
     peer: Option<SocketAddr>,
     read: Option<Bytes>,
     in_memfd: bool,
@@ -114,6 +118,7 @@ struct Head {
 
 fn decode_head(bytes: &mut &[u8]) -> Option<Head> {
     let listener = u16::from_le_bytes(array(bytes)?);
+    let app = u16::from_le_bytes(array(bytes)?);
     let peer = match array::<1>(bytes)? {
         [0] => None,
         [4] => Some(SocketAddr::from((
@@ -138,6 +143,7 @@ fn decode_head(bytes: &mut &[u8]) -> Option<Head> {
     };
     Some(Head {
         listener,
+        app,
         peer,
         read,
         in_memfd: kind == READ_IN_MEMFD,
@@ -168,6 +174,7 @@ fn decode(mut bytes: &[u8], received: Received) -> Option<Batch> {
     let mut conns = Vec::with_capacity(heads.len());
     for Head {
         listener,
+        app,
         peer,
         read,
         in_memfd,
@@ -182,6 +189,7 @@ fn decode(mut bytes: &[u8], received: Received) -> Option<Batch> {
         conns.push(Conn {
             fd,
             listener,
+            app,
             peer,
             read,
         });

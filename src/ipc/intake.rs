@@ -61,6 +61,16 @@ impl IntakeSender {
         Ok(Self { socket, worker_end })
     }
 
+    /// The two ends that the program before this one had: its own, and its duplicate of the worker's.
+    pub(crate) fn resumed(socket: OwnedFd, worker_end: OwnedFd) -> Self {
+        Self { socket, worker_end }
+    }
+
+    /// Its own end.
+    pub(crate) fn own_end(&self) -> &OwnedFd {
+        &self.socket
+    }
+
     /// The end to give to the worker.
     pub(crate) fn worker_end(&self) -> &OwnedFd {
         &self.worker_end
@@ -209,6 +219,7 @@ mod tests {
         Conn {
             fd,
             listener: 7,
+            app: 1,
             peer: peer.map(|peer| peer.parse().unwrap()),
             read: None,
         }
@@ -225,7 +236,12 @@ mod tests {
             batch.conns.iter().map(|conn| conn.peer).collect::<Vec<_>>(),
             peers.map(|peer| peer.map(|peer| peer.parse().unwrap()))
         );
-        assert!(batch.conns.iter().all(|conn| conn.listener == 7));
+        assert!(
+            batch
+                .conns
+                .iter()
+                .all(|conn| (conn.listener, conn.app) == (7, 1))
+        );
         sender.finish();
         assert!(receiver.receive().await.unwrap().is_none());
     }

@@ -7,3 +7,4 @@ pub(crate) mod intake;
 pub(crate) mod limits;
 mod memfd;
 pub(crate) mod outbox;
+pub(crate) mod parcel;

@@ -170,6 +170,19 @@ impl Outbox {
         self.idle.notify_waiters();
     }
 
+    /// Goes on where the program before this one stopped: so much of what was sent is not consumed.
+    pub(crate) fn resumed(unconsumed: usize) -> Self {
+        let outbox = Self::default();
+        outbox.queue().unconsumed = unconsumed;
+        outbox
+    }
+
+    /// Bytes sent and not yet consumed by the other side; `None` while anything waits to be sent.
+    pub(crate) fn settled(&self) -> Option<usize> {
+        let queue = self.queue();
+        (queue.closed || (queue.is_empty() && !queue.sending)).then_some(queue.unconsumed)
+    }
+
     pub(crate) fn is_closed(&self) -> bool {
         self.queue().closed
     }

@@ -7,6 +7,7 @@ use tokio::io::{Interest, unix::AsyncFd};
 use super::dispatch::Dispatch;
 use crate::{
     ipc::intake::Conn,
+    listeners::{Bound, Name},
     reactor,
     sockets::{self, Listener},
 };
@@ -18,8 +19,9 @@ const ACCEPT_BATCH: usize = 64;
 #[derive(Debug)]
 pub(super) struct Acceptor {
     listener: AsyncFd<Listener>,
-    /// Which app serves what comes in here.
-    app: u16,
+    pub(super) number: u16,
+    pub(super) name: Name,
+    pub(super) app: u16,
 }
 
 enum Accepted {
@@ -32,11 +34,17 @@ enum Accepted {
 }
 
 impl Acceptor {
-    pub(super) fn new(listener: Listener, app: u16) -> io::Result<Self> {
+    pub(super) fn new(bound: Bound) -> io::Result<Self> {
         Ok(Self {
-            listener: reactor::watch(listener, Interest::READABLE)?,
-            app,
+            listener: reactor::watch(bound.listener, Interest::READABLE)?,
+            number: bound.number,
+            name: bound.name,
+            app: bound.app,
         })
+    }
+
+    pub(super) fn listener(&self) -> &Listener {
+        self.listener.get_ref()
     }
 
     /// Accepts for ever.
@@ -79,7 +87,8 @@ impl Acceptor {
             match sockets::accept(&self.listener) {
                 Ok((fd, peer)) => dispatch.place(Conn {
                     fd,
-                    listener: self.app,
+                    listener: self.number,
+                    app: 0,
                     peer,
                     read: None,
                 }),

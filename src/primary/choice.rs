@@ -88,6 +88,11 @@ impl Choice {
         Some(id)
     }
 
+    /// A connection that the worker has already.
+    pub(super) fn assigned(&mut self, id: WorkerId) {
+        self.all.assigned(id);
+    }
+
     pub(super) fn has_room(&self) -> bool {
         self.all.has_room()
     }

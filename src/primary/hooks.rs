@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::{Primary, handle::WorkerHandle};
 use crate::{
@@ -17,6 +17,7 @@ use crate::{
     frame,
     ipc::channel::Consumption,
     message::{Message, RequestNotice},
+    signals,
 };
 
 /// What the primary's loop tells the program. One queue, so that everything about one worker is in order.
@@ -32,6 +33,31 @@ pub(crate) enum Event {
     Disconnect(WorkerHandle),
     Exit(WorkerHandle, Exit),
     Error(Error),
+    /// Another program follows this one: after this no hook is called, unless it does not come to that. Answered with what is left to it.
+    Upgrade(oneshot::Sender<Vec<u8>>),
+    StandStill(Stand),
+}
+
+/// The last moment before another program is executed: the program's own thread takes no signal from now on, and does nothing.
+#[derive(Debug)]
+pub(crate) struct Stand {
+    pub(crate) stands: oneshot::Sender<()>,
+    /// Ends when this program goes on after all.
+    pub(crate) ends: std::sync::mpsc::Receiver<()>,
+}
+
+impl Stand {
+    /// Blocks this thread, if it is the runtime's only one: nobody else would be handed the signals that it was about to take.
+    pub(crate) fn hold(self) {
+        use tokio::runtime::{Handle, RuntimeFlavor};
+        let alone = Handle::current().runtime_flavor() == RuntimeFlavor::CurrentThread;
+        let blocked = alone.then(signals::block_all).and_then(Result::ok);
+        let _ = self.stands.send(());
+        if let Some(blocked) = blocked {
+            let _ = self.ends.recv();
+            signals::restore(&blocked);
+        }
+    }
 }
 
 /// The sending end of the queue.
@@ -71,6 +97,7 @@ pub(crate) struct Hooks {
     pub(crate) disconnect: WorkerHook<()>,
     pub(crate) exit: WorkerHook<Exit>,
     pub(crate) error: Hook<Error>,
+    pub(crate) upgrade: Option<Box<dyn FnMut() -> Vec<u8> + Send>>,
 }
 
 impl Hooks {
@@ -128,6 +155,14 @@ impl Hooks {
                     guard(primary, "on_error", || hook(error));
                 }
             }
+            Event::Upgrade(reply) => {
+                let mut left = Vec::new();
+                if let Some(hook) = &mut self.upgrade {
+                    guard(primary, "on_upgrade", || left = hook());
+                }
+                let _ = reply.send(left);
+            }
+            Event::StandStill(stand) => stand.hold(),
         }
     }
 }

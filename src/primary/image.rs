@@ -13,9 +13,10 @@ use std::{
 };
 
 use rustix::fs::{Mode, OFlags};
+use serde::{Deserialize, Serialize};
 
 use crate::{
-    birth::VARIABLE,
+    birth::{SUCCESSOR, VARIABLE},
     error::{Error, Result},
     id::Generation,
 };
@@ -76,7 +77,16 @@ impl Image {
 
     /// Whether the path shows the same file still.
     pub(crate) fn is_current(&self, path: &Path) -> bool {
-        let identity = |stat: rustix::fs::Stat| {
+        rustix::fs::stat(path).is_ok_and(|there| self.is(&there))
+    }
+
+    /// Whether both are the same file.
+    pub(crate) fn same(&self, other: &Self) -> bool {
+        rustix::fs::fstat(&other.file).is_ok_and(|there| self.is(&there))
+    }
+
+    fn is(&self, there: &rustix::fs::Stat) -> bool {
+        let identity = |stat: &rustix::fs::Stat| {
             (
                 stat.st_dev,
                 stat.st_ino,
@@ -85,10 +95,7 @@ impl Image {
                 stat.st_mtime_nsec,
             )
         };
-        match (rustix::fs::fstat(&self.file), rustix::fs::stat(path)) {
-            (Ok(open), Ok(there)) => identity(open) == identity(there),
-            _ => false,
-        }
+        rustix::fs::fstat(&self.file).is_ok_and(|open| identity(&open) == identity(there))
     }
 
     /// What to execute. The name works in the child too: its descriptors are the parent's until it executes.
@@ -100,23 +107,28 @@ impl Image {
 /// The image of each generation that may still be spawned.
 pub(crate) struct Images {
     pub(crate) program: PathBuf,
-    pub(crate) first: Option<Image>,
+    /// What this process itself runs, if that is what its workers run.
+    pub(crate) own: Option<Rc<Image>>,
     pub(crate) by_generation: BTreeMap<Generation, Rc<Image>>,
 }
 
 impl Images {
-    /// The first generation runs the program that runs; a later one what stands at its path when its first worker is started.
+    /// What stands at the program's path when the generation's first worker is started, unless the generation has its image already.
     pub(crate) fn of(&mut self, generation: Generation) -> Result<Rc<Image>> {
         if let Some(image) = self.by_generation.get(&generation) {
             return Ok(image.clone());
         }
-        let image = match self.first.take() {
-            Some(image) => image,
-            None => Image::open(&self.program)?,
-        };
-        let image = Rc::new(image);
+        let image = Rc::new(Image::open(&self.program)?);
         self.by_generation.insert(generation, image.clone());
         Ok(image)
+    }
+
+    /// Whether this generation runs another file than this process.
+    pub(crate) fn is_new(&self, generation: Generation) -> bool {
+        match (&self.own, self.by_generation.get(&generation)) {
+            (Some(own), Some(image)) => !own.same(image),
+            _ => false,
+        }
     }
 
     /// Whether the newest generation runs what stands at the path.
@@ -149,12 +161,12 @@ pub(crate) fn program_path() -> PathBuf {
 }
 
 /// What the program was started with, taken once: later the working directory may have moved and the environment may have been edited.
-#[derive(Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Origin {
     pub(crate) arg0: OsString,
     pub(crate) args: Vec<OsString>,
     pub(crate) environment: Vec<(OsString, OsString)>,
-    pub(crate) directory: Option<PathBuf>,
+    pub(crate) directory: Option<OsString>,
 }
 
 impl Origin {
@@ -164,7 +176,7 @@ impl Origin {
             arg0: args.next().unwrap_or_default(),
             args: args.collect(),
             environment: environment(),
-            directory: std::env::current_dir().ok(),
+            directory: std::env::current_dir().ok().map(Into::into),
         }
     }
 }
@@ -197,6 +209,7 @@ fn parse_environment(bytes: &[u8]) -> Vec<(OsString, OsString)> {
 fn is_for_this_process_alone(name: &OsStr) -> bool {
     let name = name.as_bytes();
     name == VARIABLE.as_bytes()
+        || name == SUCCESSOR.as_bytes()
         || name == b"NOTIFY_SOCKET"
         || name.starts_with(b"LISTEN_")
         || name.starts_with(b"WATCHDOG_")

@@ -13,6 +13,7 @@ use rustix::process::Signal;
 use tokio::sync::mpsc;
 
 use super::{
+    gate::Gate,
     handle::WorkerHandle,
     hooks::{Event, Events},
     process::Process,
@@ -26,6 +27,7 @@ use crate::{
         channel::{Buffer, Channel, Consumption, Received},
         intake::IntakeSender,
     },
+    listeners::{Asked, Bound},
     message::Message,
     supervisor::Input,
 };
@@ -36,6 +38,12 @@ const FLOOD: &str = "more than a worker may have under way";
 #[derive(Debug)]
 pub(super) enum Seen {
     Input(Input),
+    /// With the version of a parcel that its program reads.
+    Online(WorkerId, u32),
+    /// With what its program asked to listen on.
+    Listening(WorkerId, Asked),
+    /// An address that the program of this worker will need, or why it cannot be had.
+    Bound(WorkerId, Result<Bound, String>),
     Exited(WorkerId, ExitStatus),
 }
 
@@ -45,63 +53,75 @@ pub(super) struct Link {
     pub(super) process: Rc<Process>,
     pub(super) channel: Rc<Channel>,
     pub(super) intake: Rc<IntakeSender>,
-    pub(super) page: OwnedFd,
-    pub(super) welcome: Welcome,
+    pub(super) page: Rc<OwnedFd>,
+    pub(super) consumption: Arc<Consumption>,
+    /// What it is told when it says hello; `None` once it has.
+    pub(super) welcome: Option<Welcome>,
+    /// Its channel has not closed.
+    pub(super) connected: bool,
+    pub(super) gate: Rc<Gate>,
     pub(super) seen: mpsc::UnboundedSender<Seen>,
     pub(super) events: Events,
 }
 
-/// Where in its life a worker is, as its words go.
-enum Stage {
-    Started,
-    Welcomed(Arc<Consumption>),
-}
-
 impl Link {
     /// Attends to the worker until its process has ended and its last words are read.
-    pub(super) async fn run(self) {
+    pub(super) async fn run(mut self) {
         let id = self.handle.id();
-        let mut buffer = Buffer::new();
-        let mut stage = Stage::Started;
-        let mut broken = false;
+        if self.welcome.is_none() && self.connected {
+            self.write();
+        }
         let mut status = None;
-        while status.is_none() {
-            let received = tokio::select! {
-                biased;
-                received = self.channel.receive(&mut buffer) => received,
-                ended = self.process.exited() => {
-                    status = Some(ended);
-                    break;
-                }
-            };
-            if !self.heard(received, &buffer, &mut stage, &mut broken).await {
-                break;
-            }
+        if self.connected {
+            status = self.listen().await;
+            self.handle.outbox().close();
+            self.tell(Input::Disconnected(id));
         }
-        if status.is_some() {
-            // Its last words; not waited for, since a stray child may hold the channel open for ever.
-            while let Some(received) = self.channel.receive(&mut buffer).now_or_never() {
-                if !self.heard(received, &buffer, &mut stage, &mut broken).await {
-                    break;
-                }
-            }
-        }
-        self.handle.outbox().close();
-        self.tell(Input::Disconnected(id));
         let status = match status {
             Some(status) => status,
-            None => self.process.exited().await,
+            None => self.gate.pass(self.process.exited()).await,
         };
         // Nobody is told if the loop has ended; then nothing is left to be told.
         let _ = self.seen.send(Seen::Exited(id, status));
     }
 
+    /// Deals with what the worker says until its channel closes or, with its status, its process has ended.
+    async fn listen(&mut self) -> Option<ExitStatus> {
+        let mut buffer = Buffer::new();
+        let mut broken = false;
+        loop {
+            // Nothing is read that could not be dealt with before another program goes on here.
+            let next = self.gate.pass(async {
+                tokio::select! {
+                    biased;
+                    received = self.channel.receive(&mut buffer) => Ok(received),
+                    status = self.process.exited() => Err(status),
+                }
+            });
+            match next.await {
+                Ok(received) => {
+                    if !self.heard(received, &buffer, &mut broken).await {
+                        return None;
+                    }
+                }
+                Err(status) => {
+                    // Its last words; not waited for, since a stray child may hold the channel open for ever.
+                    while let Some(received) = self.channel.receive(&mut buffer).now_or_never() {
+                        if !self.heard(received, &buffer, &mut broken).await {
+                            break;
+                        }
+                    }
+                    return Some(status);
+                }
+            }
+        }
+    }
+
     /// Deals with one datagram; false when there will be no more.
     async fn heard(
-        &self,
+        &mut self,
         received: std::io::Result<Option<Received>>,
         buffer: &Buffer,
-        stage: &mut Stage,
         broken: &mut bool,
     ) -> bool {
         let protocol = match received {
@@ -111,7 +131,7 @@ impl Link {
             Ok(Some(received)) if !received.fds.is_empty() || received.truncated => {
                 Err("descriptors that nobody asked for")
             }
-            Ok(Some(received)) => self.datagram(buffer.get(received.len), stage).await,
+            Ok(Some(received)) => self.datagram(buffer.get(received.len)).await,
             Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
                 Err("an oversized datagram")
             }
@@ -126,22 +146,28 @@ impl Link {
         true
     }
 
-    async fn datagram(&self, datagram: &[u8], stage: &mut Stage) -> Result<(), &'static str> {
+    async fn datagram(&mut self, datagram: &[u8]) -> Result<(), &'static str> {
         // One copy for all messages in it; each is then a slice.
         let datagram = Bytes::copy_from_slice(datagram);
         for frame in frames(&datagram) {
             let frame = frame.map_err(|_| "a malformed frame")?;
-            match (frame, &*stage) {
-                (Frame::Hello(hello), Stage::Started) => {
-                    *stage = Stage::Welcomed(self.welcome(hello).await?)
-                }
-                (_, Stage::Started) => return Err("something before its hello"),
-                (Frame::Listening, _) => {
+            if let Some(welcome) = self.welcome.take() {
+                let Frame::Hello(hello) = frame else {
+                    return Err("something before its hello");
+                };
+                self.welcome(hello, &welcome).await?;
+                continue;
+            }
+            let consumption = &self.consumption;
+            match frame {
+                Frame::Listening(asked) => {
+                    let asked = serde_json::from_slice(asked)
+                        .map_err(|_| "unreadable addresses to listen on")?;
+                    let _ = self.seen.send(Seen::Listening(self.handle.id(), asked));
                     self.events.send(Event::Listening(self.handle.clone()));
-                    self.tell(Input::Listening(self.handle.id()));
                 }
-                (Frame::Leaving, _) => self.tell(Input::Leaving(self.handle.id())),
-                (Frame::Message(bytes), Stage::Welcomed(consumption)) => {
+                Frame::Leaving => self.tell(Input::Leaving(self.handle.id())),
+                Frame::Message(bytes) => {
                     let size = frame.size();
                     if !consumption.received(size) {
                         return Err(FLOOD);
@@ -158,7 +184,7 @@ impl Link {
                         consumption.add(size);
                     }
                 }
-                (Frame::Notices(payload), Stage::Welcomed(consumption)) => {
+                Frame::Notices(payload) => {
                     if !consumption.received(payload.len()) {
                         return Err(FLOOD);
                     }
@@ -172,12 +198,12 @@ impl Link {
                         consumption.add(payload.len());
                     }
                 }
-                (Frame::Consumed(n), _) => {
+                Frame::Consumed(n) => {
                     if !self.handle.outbox().consumed(n as usize) {
                         return Err("a count of more than it was sent");
                     }
                 }
-                (Frame::Hello(_) | Frame::Welcome(_), _) => {
+                Frame::Hello(_) | Frame::Welcome(_) => {
                     return Err("a frame that workers do not send");
                 }
             }
@@ -186,7 +212,7 @@ impl Link {
     }
 
     /// Answers a hello with everything the worker needs.
-    async fn welcome(&self, hello: &[u8]) -> Result<Arc<Consumption>, &'static str> {
+    async fn welcome(&self, hello: &[u8], welcome: &Welcome) -> Result<(), &'static str> {
         let hello: Hello = serde_json::from_slice(hello).map_err(|_| "an unreadable hello")?;
         if hello.wire != WIRE_VERSION {
             return Err("a hello of another version of axum-cluster");
@@ -194,8 +220,7 @@ impl Link {
         if hello.pid != self.handle.pid() {
             return Err("a hello of another process");
         }
-        let welcome =
-            serde_json::to_vec(&self.welcome).map_err(|_| "a hello that cannot be answered")?;
+        let welcome = serde_json::to_vec(welcome).map_err(|_| "a hello that cannot be answered")?;
         let mut datagram = Vec::new();
         Frame::Welcome(&welcome).encode(&mut datagram);
         // A worker that has gone meanwhile is noticed by its end.
@@ -206,11 +231,16 @@ impl Link {
                 &[self.intake.worker_end().as_fd(), self.page.as_fd()],
             )
             .await;
+        self.write();
+        self.events.send(Event::Online(self.handle.clone()));
+        let _ = self.seen.send(Seen::Online(self.handle.id(), hello.parcel));
+        Ok(())
+    }
+
+    /// Begins to send what is in the outbox.
+    fn write(&self) {
         let (channel, outbox) = (self.channel.clone(), self.handle.outbox().clone());
         tokio::task::spawn_local(async move { channel.write(&outbox).await });
-        self.events.send(Event::Online(self.handle.clone()));
-        self.tell(Input::Online(self.handle.id()));
-        Ok(Arc::new(Consumption::new(self.handle.outbox().clone())))
     }
 
     fn tell(&self, input: Input) {

@@ -4,16 +4,19 @@ mod acceptor;
 mod choice;
 mod dispatch;
 mod driver;
+mod gate;
 mod handle;
 mod hooks;
 mod image;
 mod link;
 mod process;
+mod succession;
 
 use std::{
     collections::BTreeMap,
     fmt,
     future::Future,
+    path::PathBuf,
     pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -29,6 +32,7 @@ pub(crate) use driver::{SECOND_STOP, Setup, run};
 pub use handle::WorkerHandle;
 pub(crate) use hooks::{Event, Events, Hooks};
 pub(crate) use image::{Image, Origin, is_test_binary, program_path};
+pub(crate) use succession::Estate;
 
 use crate::{
     address::Address,
@@ -55,6 +59,7 @@ pub(crate) struct Shared {
     local_addrs: Vec<Address>,
     table: Mutex<Table>,
     hook_panics: AtomicU64,
+    upgrades: AtomicU64,
     ended: watch::Sender<bool>,
 }
 
@@ -71,6 +76,7 @@ pub(crate) enum Command {
     Shutdown,
     Restart(oneshot::Sender<Result<Restarted>>),
     Scale(u32, oneshot::Sender<Result<()>>),
+    Upgrade(Option<PathBuf>, oneshot::Sender<Result<()>>),
 }
 
 impl Shared {
@@ -83,6 +89,7 @@ impl Shared {
             local_addrs,
             table: Mutex::default(),
             hook_panics: AtomicU64::new(0),
+            upgrades: AtomicU64::new(0),
             ended: watch::Sender::new(false),
         })
     }
@@ -101,6 +108,26 @@ impl Shared {
         if table.living.remove(&worker.id()).is_some() {
             table.dead += worker.row().read();
         }
+    }
+
+    /// What workers counted that have ended.
+    pub(crate) fn dead(&self) -> Numbers {
+        self.table().dead
+    }
+
+    /// Counts on where the program before this one stopped.
+    pub(crate) fn resume(&self, dead: Numbers, hook_panics: u64, upgrades: u64) {
+        self.table().dead = dead;
+        self.hook_panics.store(hook_panics, Relaxed);
+        self.upgrades.store(upgrades, Relaxed);
+    }
+
+    pub(crate) fn hook_panics(&self) -> u64 {
+        self.hook_panics.load(Relaxed)
+    }
+
+    pub(crate) fn upgrades(&self) -> u64 {
+        self.upgrades.load(Relaxed)
     }
 
     fn numbers(&self) -> Numbers {
@@ -204,6 +231,29 @@ impl Primary {
         self.command(|done| Command::Scale(workers, done))
     }
 
+    /// Restarts as [`restart`](Self::restart) does, then executes the new program in the place of this one, as USR2 does: the same
+    /// process goes on with another program, with the same pid, sockets, workers and counters. `program`: where it stands from now on;
+    /// `None`: where this one stands or stood.
+    ///
+    /// A restart that finds another program at the path does the same by itself. Nothing has changed if the new workers do not come up.
+    /// Before the execution [`on_upgrade`](crate::ClusteredServer::on_upgrade) is called, behind all other hooks. Signals that arrive
+    /// meanwhile count, in this program or in the next. Threads that the program has started end with it, without a word.
+    ///
+    /// Acts at once. The ticket may be dropped. It completes only if this program remains: with `Ok` where the workers run another
+    /// program than the primary (see [`program`](crate::ClusteredServer::program)) and all of them have been replaced.
+    ///
+    /// # Errors
+    ///
+    /// Of the ticket: [`Upgrade`](Error::Upgrade) when it was given up, [`Gone`](Error::Gone) when the cluster ends first.
+    pub fn upgrade(&self, program: Option<PathBuf>) -> Ticket<Result<()>> {
+        self.command(|done| Command::Upgrade(program, done))
+    }
+
+    /// How often a program has followed another in this process; 0 in the first one.
+    pub fn upgrades(&self) -> u64 {
+        self.shared.upgrades()
+    }
+
     fn command<T: Send + 'static>(
         &self,
         command: impl FnOnce(oneshot::Sender<Result<T>>) -> Command,
@@ -218,7 +268,7 @@ impl Primary {
 
     /// How many times a hook has panicked.
     pub fn hook_panics(&self) -> u64 {
-        self.shared.hook_panics.load(Relaxed)
+        self.shared.hook_panics()
     }
 
     pub(crate) fn hook_panicked(&self) {

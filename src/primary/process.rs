@@ -54,7 +54,7 @@ impl Process {
         if let Some(directory) = origin
             .directory
             .as_ref()
-            .filter(|directory| directory.is_dir())
+            .filter(|directory| std::path::Path::new(directory).is_dir())
         {
             command.current_dir(directory);
         }
@@ -74,6 +74,20 @@ impl Process {
                 Err(failed(source))
             }
         }
+    }
+
+    /// Goes on with a child that the program before this one started. It is not reaped, so its pid is its own still.
+    pub(crate) fn resumed(pid: u32, pidfd: OwnedFd) -> std::io::Result<Self> {
+        let pid = i32::try_from(pid)
+            .ok()
+            .and_then(Pid::from_raw)
+            .ok_or(std::io::ErrorKind::InvalidData)?;
+        let pidfd = reactor::watch(pidfd, Interest::READABLE)?;
+        Ok(Self { pid, pidfd })
+    }
+
+    pub(crate) fn pidfd(&self) -> &OwnedFd {
+        self.pidfd.get_ref()
     }
 
     pub(crate) fn pid(&self) -> u32 {

@@ -11,6 +11,8 @@ use std::{
     time::Duration,
 };
 
+use serde::{Deserialize, Serialize};
+
 use super::mapping::Mapping;
 
 /// Upper bounds of the latency buckets in milliseconds: OpenTelemetry's for `http.server.request.duration`. One more bucket takes the rest.
@@ -223,7 +225,7 @@ impl fmt::Debug for Row {
 }
 
 /// One reading of a row, or a sum of readings. Written by a worker, so never trusted with more than being numbers: sums wrap.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Numbers {
     pub(crate) taken: u64,
     pub(crate) closed: u64,

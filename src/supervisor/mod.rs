@@ -15,11 +15,13 @@
 //! # Layout
 //!
 //! `io` inputs and actions · `policy` numbers · `worker` one worker's life · `slot` keeping the places filled · `backoff`
-//! waiting after deaths · `rollout` replacing one worker at a time · `clock` time without the primary's own stops
+//! waiting after deaths · `rollout` replacing one worker at a time · `clock` time without the primary's own stops · `legacy` from one program to
+//! the next
 
 mod backoff;
 mod clock;
 mod io;
+mod legacy;
 mod policy;
 mod rollout;
 mod slot;
@@ -38,6 +40,7 @@ use self::worker::{Force, Overdue, Worker};
 use crate::id::{Generation, Slot, WorkerId};
 
 pub(crate) use self::io::{Action, Input, Note};
+pub(crate) use self::legacy::{Legacy, Survives, Survivor};
 pub(crate) use self::policy::Policy;
 pub(crate) use self::worker::State;
 
@@ -393,7 +396,8 @@ impl Supervisor {
     }
 }
 
-const FIRST: Generation = Generation::new(1);
+/// The generation that a cluster starts with.
+pub(crate) const FIRST: Generation = Generation::new(1);
 
 /// A driver that sleeps until the next deadline and does nothing else must not look as if it had been stopped.
 const LONGEST_SLEEP: Duration = Duration::from_secs(1);

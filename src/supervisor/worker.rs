@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::Policy;
+use super::legacy::{Survives, Survivor};
 use crate::id::{Generation, Slot};
 
 /// The states of a worker.
@@ -106,6 +107,37 @@ impl Worker {
             life,
             force: Force::None,
             leaving: None,
+        }
+    }
+
+    /// Taken over from the program before: in this state since then, and its heart has just been heard.
+    pub(super) fn survivor(survivor: &Survivor, since: Instant, now: Instant) -> Self {
+        let life = match survivor.life {
+            Survives::Listening => Life::Listening { since, beat: now },
+            Survives::Draining => Life::Draining { since, beat: now },
+            Survives::Disconnected => Life::Disconnected {
+                since,
+                listened: None,
+            },
+        };
+        Self {
+            slot: survivor.slot,
+            generation: survivor.generation,
+            life,
+            force: Force::None,
+            leaving: None,
+        }
+    }
+
+    /// Since when it has been in its state.
+    pub(super) fn since(&self) -> Option<Instant> {
+        match self.life {
+            Life::Starting { since, .. }
+            | Life::Online { since }
+            | Life::Listening { since, .. }
+            | Life::Draining { since, .. }
+            | Life::Disconnected { since, .. } => Some(since),
+            Life::Dead => None,
         }
     }
 

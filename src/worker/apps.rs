@@ -74,6 +74,7 @@ where
             listener,
             peer,
             read,
+            ..
         } = conn;
         let stream = Stream::new(fd, peer)?;
         let start = read.map_or(Start::Fresh, Start::Moved);
@@ -118,6 +119,7 @@ where
                     .give_back(Conn {
                         fd,
                         listener,
+                        app: 0,
                         peer,
                         read: Some(read),
                     })
@@ -126,6 +128,7 @@ where
             (Ok(fd), None) => Err(Conn {
                 fd,
                 listener,
+                app: 0,
                 peer,
                 read: Some(read),
             }),

@@ -22,6 +22,7 @@ use crate::{
         limits,
         outbox::Outbox,
     },
+    listeners::Asked,
     message::Message,
     scoreboard::Row,
     settings::Settings,
@@ -45,6 +46,7 @@ const FULL_PAUSE: Duration = Duration::from_millis(10);
 pub(crate) struct Joined {
     worker: Worker,
     settings: Settings,
+    prepare: bool,
     intake: Arc<IntakeReceiver>,
     connections: Connections,
     watch: Watch,
@@ -97,6 +99,7 @@ impl Joined {
         Ok(Self {
             worker,
             settings,
+            prepare: welcome.prepare,
             intake,
             connections,
             watch,
@@ -108,8 +111,14 @@ impl Joined {
         &self.worker
     }
 
+    /// Whether it is the first worker of its generation.
+    pub(crate) fn is_to_prepare(&self) -> bool {
+        self.prepare
+    }
+
     /// Serves until the primary says to leave or is gone, and everything in flight is done.
-    pub(crate) async fn serve(self, source: AppSource) -> Result<()> {
+    pub(crate) async fn serve(self, source: AppSource, asked: &Asked) -> Result<()> {
+        let asked = serde_json::to_vec(asked).map_err(Error::Json)?;
         let Self {
             worker,
             settings,
@@ -120,7 +129,7 @@ impl Joined {
         } = &self;
         let served = match source(worker.clone()).await {
             Ok(apps) => {
-                worker.outbox().order(&Frame::Listening);
+                worker.outbox().order(&Frame::Listening(&asked));
                 let (done, mut all_done) = mpsc::channel(1);
                 let serving = Serving {
                     connections: connections.clone(),
@@ -232,7 +241,7 @@ async fn take(
 }
 
 fn serve(conn: Conn, apps: &[Arc<dyn App>], serving: &Serving) {
-    let served = match apps.get(usize::from(conn.listener)) {
+    let served = match apps.get(usize::from(conn.app)) {
         Some(app) => app.clone().spawn(conn, serving),
         None => Err(io::Error::other(
             "it is for an app that this program does not have",

@@ -13,6 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
 use super::choice::Choice;
@@ -48,15 +49,28 @@ pub(super) struct Dispatch {
     broken: Vec<WorkerId>,
     /// Full windows that somebody must wait for.
     filled: Vec<(WorkerId, Rc<IntakeSender>)>,
+    /// Nothing more is to be accepted for now.
+    held: bool,
     news: Rc<Notify>,
     trouble: Rc<Notify>,
     syncs_loads: bool,
+}
+
+/// The way to a worker.
+#[derive(Debug)]
+pub(super) struct Way {
+    pub(super) sender: Rc<IntakeSender>,
+    pub(super) row: Arc<Row>,
+    /// The worker's app behind each listener, by the listener's number.
+    pub(super) apps: Rc<[u16]>,
 }
 
 #[derive(Debug)]
 struct Intake {
     sender: Rc<IntakeSender>,
     row: Arc<Row>,
+    /// The worker's app behind each listener, by the listener's number.
+    apps: Rc<[u16]>,
     batch: Vec<Conn>,
     /// Connections sent, and of these taken back by the primary.
     sent: u64,
@@ -74,7 +88,42 @@ struct Intake {
     retired: bool,
 }
 
+/// What the primary alone counts of an intake.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub(super) struct Tally {
+    /// Connections sent, and of these taken back by the primary.
+    sent: u64,
+    back: u64,
+    /// Connections given back by the worker.
+    returned: u64,
+}
+
 impl Intake {
+    fn new(way: Way, tally: Tally) -> Self {
+        let Way { sender, row, apps } = way;
+        let (taken, closed, heartbeat) = (row.taken(), row.done_with(), row.heartbeat());
+        let Tally {
+            sent,
+            back,
+            returned,
+        } = tally;
+        Self {
+            sender,
+            row,
+            apps,
+            batch: Vec::new(),
+            sent,
+            back,
+            returned,
+            taken,
+            closed,
+            heartbeat,
+            idle_since: None,
+            rescued: false,
+            retired: false,
+        }
+    }
+
     fn queued(&self) -> u64 {
         self.sent
             .saturating_sub(self.back)
@@ -101,6 +150,7 @@ impl Dispatch {
             crowd_delay: Duration::ZERO,
             broken: Vec::new(),
             filled: Vec::new(),
+            held: false,
             news: Rc::default(),
             trouble: Rc::default(),
             syncs_loads: scheduling == Scheduling::LeastConnections,
@@ -108,31 +158,52 @@ impl Dispatch {
     }
 
     /// Takes a worker into the choice.
-    pub(super) fn add(
+    pub(super) fn add(&mut self, id: WorkerId, generation: Generation, way: Way) {
+        self.intakes.insert(id, Intake::new(way, Tally::default()));
+        self.choice.add(id, generation);
+        self.place_waiting();
+    }
+
+    /// Goes on with the intake of a worker that an earlier program started. One that leaves is not taken into the choice.
+    pub(super) fn resume(
         &mut self,
         id: WorkerId,
         generation: Generation,
-        sender: Rc<IntakeSender>,
-        row: Arc<Row>,
+        way: Way,
+        tally: Tally,
+        leaves: bool,
     ) {
-        let (taken, closed, heartbeat) = (row.taken(), row.done_with(), row.heartbeat());
-        let intake = Intake {
-            sender,
-            row,
-            batch: Vec::new(),
-            sent: 0,
-            back: 0,
-            returned: 0,
-            taken,
-            closed,
-            heartbeat,
-            idle_since: None,
-            rescued: false,
-            retired: false,
-        };
+        let mut intake = Intake::new(way, tally);
+        intake.retired = leaves;
+        let open = tally
+            .sent
+            .saturating_sub(tally.back)
+            .saturating_sub(intake.closed);
         self.intakes.insert(id, intake);
-        self.choice.add(id, generation);
-        self.place_waiting();
+        if !leaves {
+            self.choice.add(id, generation);
+            (0..open).for_each(|_| self.choice.assigned(id));
+        }
+    }
+
+    /// What was counted of a worker's intake; nothing once it is forgotten.
+    pub(super) fn tally(&self, id: WorkerId) -> Tally {
+        self.intakes
+            .get(&id)
+            .map(|intake| Tally {
+                sent: intake.sent,
+                back: intake.back,
+                returned: intake.returned,
+            })
+            .unwrap_or_default()
+    }
+
+    /// Makes every worker seem full, so that nothing more is accepted; or lets them be as they are again.
+    pub(super) fn hold(&mut self, held: bool) {
+        self.held = held;
+        if !held {
+            self.place_waiting();
+        }
     }
 
     /// Takes a worker out of the choice. Its intake can be ended from here on: nothing more will be sent.
@@ -161,7 +232,8 @@ impl Dispatch {
 
     /// Whether accepting makes sense: somebody has room and nothing waits already.
     pub(super) fn has_room(&self) -> bool {
-        self.returned.is_empty()
+        !self.held
+            && self.returned.is_empty()
             && self.waiting.is_empty()
             && self.crowded.is_none()
             && self.choice.has_room()
@@ -204,7 +276,7 @@ impl Dispatch {
     }
 
     /// Gives a connection to a worker's batch, or keeps it waiting. [`flush`](Self::flush) sends the batches.
-    pub(super) fn place(&mut self, conn: Conn) {
+    pub(super) fn place(&mut self, mut conn: Conn) {
         let peer = conn.peer.map(|peer| peer.ip());
         let came_back = conn.read.is_some();
         let picked = match self.crowded {
@@ -232,6 +304,11 @@ impl Dispatch {
             self.choice.remove(id);
             return self.place(conn);
         };
+        conn.app = intake
+            .apps
+            .get(usize::from(conn.listener))
+            .copied()
+            .unwrap_or_default();
         intake.batch.push(conn);
         match intake.batch.len() {
             1 => self.dirty.push(id),

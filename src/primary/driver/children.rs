@@ -1,9 +1,9 @@
 //! Workers as the loop knows them: started, listening, retired, ended.
 
-use std::{cell::RefCell, process::ExitStatus, rc::Rc, sync::Arc};
+use std::{cell::RefCell, os::fd::OwnedFd, process::ExitStatus, rc::Rc, sync::Arc};
 
 use rustix::process::Signal;
-use tokio::task::{AbortHandle, spawn_local};
+use tokio::task::{AbortHandle, JoinHandle, spawn_local};
 
 use super::Driver;
 use crate::{
@@ -12,13 +12,19 @@ use crate::{
     event::Exit,
     id::{Generation, Slot, WorkerId},
     ipc::{
-        channel::{self, Channel},
+        channel::{self, Channel, Consumption},
         intake::{Batch, CROWDED, Handbacks, IntakeSender},
         limits,
         outbox::Outbox,
     },
+    listeners::{Asked, app_of},
     primary::{
-        dispatch::Dispatch, handle::WorkerHandle, hooks::Event, link::Link, process::Process,
+        acceptor::Acceptor,
+        dispatch::{Dispatch, Way},
+        handle::WorkerHandle,
+        hooks::Event,
+        link::Link,
+        process::Process,
     },
     scoreboard::Row,
     supervisor::Input,
@@ -32,13 +38,33 @@ const TOGETHER: usize = 64;
 /// What the loop knows of one worker.
 pub(super) struct Child {
     pub(super) handle: WorkerHandle,
-    process: Rc<Process>,
-    intake: Rc<IntakeSender>,
+    pub(super) process: Rc<Process>,
+    pub(super) channel: Rc<Channel>,
+    pub(super) intake: Rc<IntakeSender>,
+    pub(super) page: Rc<OwnedFd>,
+    pub(super) consumption: Arc<Consumption>,
     handbacks: Rc<Handbacks>,
     reading: AbortHandle,
     pub(super) heartbeat: u64,
+    /// What its program asked to listen on.
+    pub(super) asked: Asked,
+    /// The version of a parcel that its program reads.
+    pub(super) parcel: u32,
     pub(super) served: bool,
     pub(super) boot_timeout: bool,
+    /// Why it is killed although nothing is wrong with it as a worker.
+    pub(super) refused: Option<String>,
+}
+
+/// What leads to one worker's process.
+pub(super) struct Wires {
+    pub(super) process: Process,
+    pub(super) channel: Channel,
+    pub(super) intake: IntakeSender,
+    pub(super) handbacks: Handbacks,
+    /// Of the scoreboard.
+    pub(super) page: OwnedFd,
+    pub(super) consumption: Consumption,
 }
 
 /// The end of a worker that had not served.
@@ -72,50 +98,88 @@ impl Driver {
             source,
         };
         let (ours, theirs) = channel::pair().map_err(failed)?;
-        let channel = Rc::new(Channel::new(ours).map_err(failed)?);
-        let intake = Rc::new(IntakeSender::new().map_err(failed)?);
-        let handbacks = Rc::new(intake.handbacks().map_err(failed)?);
+        let channel = Channel::new(ours).map_err(failed)?;
+        let intake = IntakeSender::new().map_err(failed)?;
+        let handbacks = intake.handbacks().map_err(failed)?;
         let (row, page) = Row::create().map_err(failed)?;
-        let process = Rc::new(Process::spawn(&image, &self.origin, id, slot, theirs)?);
+        let process = Process::spawn(&image, &self.origin, id, slot, theirs)?;
         let outbox = Arc::new(Outbox::default());
+        let consumption = Consumption::new(outbox.clone());
         let handle = WorkerHandle::new(id, slot, generation, process.pid(), outbox, Arc::new(row));
         tracing::info!(worker = %id, %slot, pid = process.pid(), "worker started");
         self.shared.born(handle.clone());
         self.events.send(Event::Fork(handle.clone()));
-        let child = Child {
-            handle: handle.clone(),
-            process: process.clone(),
-            intake: intake.clone(),
-            reading: spawn_local(read_handbacks(
-                id,
-                handbacks.clone(),
-                self.dispatch.clone(),
-                process.clone(),
-            ))
-            .abort_handle(),
-            handbacks,
-            heartbeat: 0,
-            served: false,
-            boot_timeout: false,
-        };
-        self.children.insert(id, child);
         let welcome = Welcome {
             generation,
             settings: self.settings.clone(),
             secret: self.secret.clone(),
+            prepare: !self.prepared.contains(&generation),
         };
+        self.attend(
+            Wires {
+                process,
+                channel,
+                intake,
+                handbacks,
+                page,
+                consumption,
+            },
+            handle,
+            Some(welcome),
+            true,
+        );
+        Ok(())
+    }
+
+    /// From here on somebody listens to the worker, and reads what it gives back.
+    pub(super) fn attend(
+        &mut self,
+        wires: Wires,
+        handle: WorkerHandle,
+        welcome: Option<Welcome>,
+        connected: bool,
+    ) {
+        let (process, channel) = (Rc::new(wires.process), Rc::new(wires.channel));
+        let (intake, handbacks) = (Rc::new(wires.intake), Rc::new(wires.handbacks));
+        let (page, consumption) = (Rc::new(wires.page), Arc::new(wires.consumption));
+        let id = handle.id();
+        let reading = read_handbacks(
+            id,
+            handbacks.clone(),
+            self.dispatch.clone(),
+            process.clone(),
+        );
+        let child = Child {
+            handle: handle.clone(),
+            process: process.clone(),
+            channel: channel.clone(),
+            intake: intake.clone(),
+            page: page.clone(),
+            consumption: consumption.clone(),
+            reading: spawn_local(reading).abort_handle(),
+            handbacks,
+            heartbeat: 0,
+            asked: Asked::new(),
+            parcel: 0,
+            served: false,
+            boot_timeout: false,
+            refused: None,
+        };
+        self.children.insert(id, child);
         let link = Link {
             handle,
             process,
             channel,
             intake,
             page,
+            consumption,
             welcome,
+            connected,
+            gate: self.gate.clone(),
             seen: self.seen.clone(),
             events: self.events.clone(),
         };
         spawn_local(link.run());
-        Ok(())
     }
 
     pub(super) fn retire(&mut self, id: WorkerId) {
@@ -145,18 +209,24 @@ impl Driver {
         }
     }
 
-    pub(super) fn listening(&mut self, id: WorkerId) {
+    pub(super) fn listening(&mut self, id: WorkerId, asked: Asked) {
         if let Some(child) = self.children.get_mut(&id)
             && !child.served
         {
+            let apps = apps(&self.acceptors, &asked);
+            child.asked = asked;
+            self.prepared.insert(child.handle.generation());
             tracing::info!(worker = %id, slot = %child.handle.slot(), pid = child.handle.pid(), "worker listening");
             child.served = true;
             if !child.handle.is_retired() {
                 self.dispatch.borrow_mut().add(
                     id,
                     child.handle.generation(),
-                    child.intake.clone(),
-                    child.handle.row().clone(),
+                    Way {
+                        sender: child.intake.clone(),
+                        row: child.handle.row().clone(),
+                        apps,
+                    },
                 );
             }
         }
@@ -193,7 +263,7 @@ impl Driver {
         self.last_death = Some(Death {
             id,
             status: Some(status),
-            cause: cause.to_owned(),
+            cause: child.refused.unwrap_or_else(|| cause.to_owned()),
         });
         if exit.after_disconnect {
             tracing::info!(worker = %id, %status, "worker ended");
@@ -208,10 +278,28 @@ impl Driver {
     pub(super) fn cause_of(&self, id: WorkerId) -> String {
         match (&self.last_death, self.children.get(&id)) {
             (_, Some(child)) if child.boot_timeout => BOOT_TIMEOUT.to_owned(),
+            (
+                _,
+                Some(Child {
+                    refused: Some(cause),
+                    ..
+                }),
+            ) => cause.clone(),
             (Some(death), _) if death.id == id => death.cause.clone(),
             _ => "it did not stay up".to_owned(),
         }
     }
+}
+
+/// The app of a worker behind each listener, by the listener's number.
+pub(super) fn apps(listeners: &[(Rc<Acceptor>, JoinHandle<()>)], asked: &Asked) -> Rc<[u16]> {
+    let mut apps = Vec::new();
+    for (acceptor, _) in listeners {
+        let number = usize::from(acceptor.number);
+        apps.resize(apps.len().max(number + 1), 0);
+        apps[number] = app_of(asked, &acceptor.name, acceptor.app);
+    }
+    apps.into()
 }
 
 /// Reads what a worker gives back, always: a worker that leaves waits for it, and it for nobody.

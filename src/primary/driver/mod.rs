@@ -1,12 +1,14 @@
 //! The primary's loop: carries out what the supervisor decides and tells it what happened. It decides nothing itself.
 
+mod adopt;
 mod children;
 mod ending;
 mod restarts;
+mod upgrade;
 
 use std::{
     cell::RefCell,
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::PathBuf,
     rc::Rc,
     sync::Arc,
@@ -23,24 +25,27 @@ pub(crate) use self::ending::SECOND_STOP;
 use self::{
     children::{Child, Death},
     ending::Closing,
+    upgrade::{News, Upgrade},
 };
 use super::{
     Command, Shared,
     acceptor::Acceptor,
     dispatch::{self, Dispatch},
+    gate::Gate,
     hooks::{Event, Events},
     image::{Image, Images, Origin},
     link::Seen,
+    succession::Estate,
 };
 use crate::{
     error::{Error, Result},
     event::Restarted,
-    id::WorkerId,
+    id::{Generation, WorkerId},
     ipc::limits,
+    listeners::Bound,
     settings::Settings,
-    signals::{Order, PrimarySignals},
-    sockets::Listener,
-    supervisor::{Action, Input, Note, Policy, Supervisor},
+    signals::{self, Order, PrimarySignals},
+    supervisor::{self, Action, Input, Note, Policy, Supervisor},
 };
 
 /// How often intakes and heartbeats are looked at. A stuck worker's connections are with another after three of these at the most.
@@ -55,11 +60,18 @@ pub(crate) struct Setup {
     pub(crate) settings: Settings,
     /// What the first generation runs.
     pub(crate) image: Image,
+    /// It is also what this process runs, so that a newer one can be executed in its place.
+    pub(crate) own: bool,
     /// Where later generations find theirs.
     pub(crate) program: PathBuf,
     pub(crate) origin: Origin,
-    /// With the app that serves what comes in there.
-    pub(crate) listeners: Vec<(Listener, u16)>,
+    pub(crate) listeners: Vec<Bound>,
+    /// Listeners of the program before that this one does not have.
+    pub(crate) dropped: Vec<Bound>,
+    /// What the program before this one left.
+    pub(crate) estate: Option<Estate>,
+    /// Told when signals are caught.
+    pub(crate) caught: oneshot::Sender<()>,
     pub(crate) secret: Vec<u8>,
     pub(crate) shared: Arc<Shared>,
     pub(crate) commands: mpsc::UnboundedReceiver<Command>,
@@ -76,6 +88,12 @@ struct Driver {
     supervisor: Supervisor,
     dispatch: Rc<RefCell<Dispatch>>,
     acceptors: Vec<(Rc<Acceptor>, JoinHandle<()>)>,
+    /// Bound for the next program: nothing is accepted here yet.
+    incoming: Vec<Bound>,
+    gate: Rc<Gate>,
+    /// Generations whose `prepare` has run.
+    prepared: BTreeSet<Generation>,
+    upgrade: Upgrade,
     children: BTreeMap<WorkerId, Child>,
     seen: mpsc::UnboundedSender<Seen>,
     closing: Option<Closing>,
@@ -87,56 +105,38 @@ struct Driver {
 }
 
 /// Runs the primary until its last worker has ended. Needs a `LocalSet`.
-pub(crate) async fn run(setup: Setup) -> Result<()> {
+pub(crate) async fn run(mut setup: Setup) -> Result<()> {
     limits::raise();
     let mut signals = PrimarySignals::catch().map_err(|source| Error::System {
         doing: "catch signals",
         source,
     })?;
+    if let Some(estate) = &setup.estate {
+        signals::restore(&estate.blocked());
+    }
     let (seen, mut sightings) = mpsc::unbounded_channel();
-    let mut commands = setup.commands;
-    let policy = Policy {
-        workers: setup.settings.workers,
-        boot_timeout: setup.settings.boot_timeout,
-        hang_timeout: setup.settings.hang_timeout,
-        drain_deadline: setup.settings.drain_deadline + DEADLINE_GRACE,
-        jitter: u64::from(std::process::id()),
-        ..Policy::default()
-    };
-    let dispatch = Dispatch::new(setup.settings.scheduling);
-    let mut driver = Driver {
-        settings: setup.settings,
-        images: Images {
-            program: setup.program,
-            first: Some(setup.image),
-            by_generation: BTreeMap::new(),
-        },
-        origin: setup.origin,
-        secret: setup.secret,
-        shared: setup.shared,
-        events: setup.events,
-        supervisor: Supervisor::new(policy, Instant::now()),
-        dispatch: Rc::new(RefCell::new(dispatch)),
-        acceptors: Vec::new(),
-        children: BTreeMap::new(),
-        seen,
-        closing: None,
-        last_death: None,
-        restarts: Default::default(),
-        scaling: Vec::new(),
-        failure: None,
-    };
+    let (caught, closed) = (oneshot::channel().0, mpsc::unbounded_channel().1);
+    let _ = std::mem::replace(&mut setup.caught, caught).send(());
+    let mut commands = std::mem::replace(&mut setup.commands, closed);
+    let mut driver = Driver::new(setup, seen)?;
     let attendant = spawn_local(dispatch::attend(driver.dispatch.clone()));
-    driver.accept_from(setup.listeners)?;
-    driver.tell(Input::Start);
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     while !driver.carry_out() {
+        if driver.is_to_upgrade() {
+            let mut news = News {
+                signals: &mut signals,
+                commands: &mut commands,
+                sightings: &mut sightings,
+            };
+            driver.try_upgrade(&mut news).await;
+            continue;
+        }
         tokio::select! {
             biased;
             order = signals.next() => driver.obey(order),
             Some(command) = commands.recv() => driver.command(command),
-            Some(seen) = sightings.recv() => driver.saw(&seen),
+            Some(seen) = sightings.recv() => driver.saw(seen),
             _ = tick.tick() => driver.tick(),
             () = until(driver.supervisor.deadline()) => driver.tell(Input::Tick),
         }
@@ -154,13 +154,66 @@ async fn until(deadline: Option<Instant>) {
 }
 
 impl Driver {
+    fn new(setup: Setup, seen: mpsc::UnboundedSender<Seen>) -> Result<Self> {
+        let policy = Policy {
+            workers: setup.settings.workers,
+            boot_timeout: setup.settings.boot_timeout,
+            hang_timeout: setup.settings.hang_timeout,
+            drain_deadline: setup.settings.drain_deadline + DEADLINE_GRACE,
+            jitter: u64::from(std::process::id()),
+            ..Policy::default()
+        };
+        let (now, image) = (Instant::now(), Rc::new(setup.image));
+        let (supervisor, generation) = match &setup.estate {
+            Some(estate) => {
+                let legacy = estate.legacy();
+                (Supervisor::adopt(policy, legacy, now), legacy.serving())
+            }
+            None => (Supervisor::new(policy, now), supervisor::FIRST),
+        };
+        let mut driver = Self {
+            dispatch: Rc::new(RefCell::new(Dispatch::new(setup.settings.scheduling))),
+            settings: setup.settings,
+            images: Images {
+                program: setup.program,
+                own: setup.own.then(|| image.clone()),
+                by_generation: BTreeMap::from([(generation, image)]),
+            },
+            origin: setup.origin,
+            secret: setup.secret,
+            shared: setup.shared,
+            events: setup.events,
+            supervisor,
+            acceptors: Vec::new(),
+            incoming: Vec::new(),
+            gate: Rc::default(),
+            // The first generation's was the primary's own to run, in the first program or in one before it.
+            prepared: BTreeSet::from([generation]),
+            upgrade: Upgrade::default(),
+            children: BTreeMap::new(),
+            seen,
+            closing: None,
+            last_death: None,
+            restarts: Default::default(),
+            scaling: Vec::new(),
+            failure: None,
+        };
+        driver.accept_from(setup.listeners)?;
+        match setup.estate {
+            Some(estate) => driver.adopt(estate)?,
+            None => driver.tell(Input::Start),
+        }
+        driver.accept_last(setup.dropped);
+        Ok(driver)
+    }
+
     fn tell(&mut self, input: Input) {
         self.supervisor.handle(Instant::now(), input);
     }
 
-    fn accept_from(&mut self, listeners: Vec<(Listener, u16)>) -> Result<()> {
-        for (listener, app) in listeners {
-            let acceptor = Acceptor::new(listener, app).map_err(|source| Error::System {
+    fn accept_from(&mut self, listeners: Vec<Bound>) -> Result<()> {
+        for bound in listeners {
+            let acceptor = Acceptor::new(bound).map_err(|source| Error::System {
                 doing: "watch a listening socket",
                 source,
             })?;
@@ -233,6 +286,7 @@ impl Driver {
                 took,
             } => {
                 tracing::info!(%generation, replaced, ?took, "restarted");
+                self.rolled(generation);
                 self.restart_ended(|| {
                     Ok(Restarted {
                         generation,
@@ -247,6 +301,7 @@ impl Driver {
                 id,
             } => {
                 let cause = self.cause_of(id);
+                self.not_rolled(&cause);
                 tracing::error!(%generation, %slot, worker = %id, "restart abandoned, the old workers stay: {cause}");
                 self.events.send(Event::Error(Error::RestartAbandoned {
                     slot,
@@ -271,18 +326,24 @@ impl Driver {
         }
     }
 
-    fn saw(&mut self, seen: &Seen) {
-        match *seen {
+    fn saw(&mut self, seen: Seen) {
+        match seen {
             Seen::Input(input) => {
-                match input {
-                    Input::Listening(id) => self.listening(id),
-                    Input::Disconnected(id) => {
-                        self.disconnected(id);
-                    }
-                    _ => {}
+                if let Input::Disconnected(id) = input {
+                    self.disconnected(id);
                 }
                 self.tell(input);
             }
+            Seen::Online(id, parcel) => {
+                self.online(id, parcel);
+                self.tell(Input::Online(id));
+            }
+            Seen::Listening(id, asked) => {
+                self.listening(id, asked);
+                self.bind_for_successor(id);
+                self.tell(Input::Listening(id));
+            }
+            Seen::Bound(id, bound) => self.bound_for_successor(id, bound),
             Seen::Exited(id, status) => self.exited(id, status),
         }
     }
@@ -320,7 +381,8 @@ impl Driver {
             Order::Restart => self.restart(None),
             Order::More => self.scale_by(1),
             Order::Fewer => self.scale_by(-1),
-            Order::Reopen | Order::Upgrade => tracing::warn!(
+            Order::Upgrade => self.upgrade(None, None),
+            Order::Reopen => tracing::warn!(
                 ?order,
                 "this version has no answer to this signal yet; nothing changes"
             ),
@@ -332,6 +394,7 @@ impl Driver {
             Command::Shutdown if self.closing.is_none() => self.close(),
             Command::Shutdown => {}
             Command::Restart(asked) => self.restart(Some(asked)),
+            Command::Upgrade(program, asked) => self.upgrade(program, Some(asked)),
             Command::Scale(workers, asked) => {
                 self.tell(Input::Scale(workers.max(1)));
                 self.scaling.push(asked);

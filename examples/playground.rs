@@ -25,7 +25,8 @@
 //! | `POST /notify` | the worker sends `{"cmd":"notifyRequest"}`; the primary prints `numReqs = N` within a second |
 //! | `POST /broadcast` | the body goes to the primary and from there to every worker, which prints `worker ID heard BODY` |
 //!
-//! Told by variables: `ADDR` (default `127.0.0.1:8000`; several with commas; `unix:/path`), and in milliseconds `DRAIN_MS`, `EXIT_GRACE_MS`,
+//! Told by variables: `ADDR` (default `127.0.0.1:8000`; several with commas; `unix:/path`; `file:/path`: what stands in that file at the
+//! start), and in milliseconds `DRAIN_MS`, `EXIT_GRACE_MS`,
 //! `HANG_MS`, `BOOT_MS`, `FIRST_BYTE_MS`, `HEADER_MS`, `IDLE_MS`, `LINGER_MS`; `MAX_CONNECTIONS`.
 //!
 //! It misbehaves when told to:
@@ -254,6 +255,13 @@ async fn hear(worker: Worker) {
 
 fn configured() -> Result<ClusteredServer, String> {
     let addr = env::var("ADDR").unwrap_or_else(|_| "127.0.0.1:8000".into());
+    let addr = match addr.strip_prefix("file:") {
+        Some(path) => std::fs::read_to_string(path)
+            .map_err(|error| format!("{path}: {error}"))?
+            .trim()
+            .to_owned(),
+        None => addr,
+    };
     let mut server = ClusteredServer::bind(addr.split(',').collect::<Vec<_>>());
     if let Some(connections) = number("MAX_CONNECTIONS")? {
         server = server.max_connections(usize::try_from(connections).unwrap_or(usize::MAX));

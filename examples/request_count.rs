@@ -44,8 +44,10 @@ async fn main() -> axum_cluster::Result<()> {
     let app = Router::new().route("/", get(hello));
 
     // Workers have a counter too, since they run this line as well; nobody counts there.
-    let requests = Arc::new(AtomicU64::new(0));
-    let (count, seen) = (requests.clone(), requests.clone());
+    // A program that is upgraded in place (`kill -USR2`) leaves what it counted to the next one.
+    let before = cluster::inherited().and_then(|bytes| bytes.try_into().ok());
+    let requests = Arc::new(AtomicU64::new(before.map_or(0, u64::from_le_bytes)));
+    let (count, seen, left) = (requests.clone(), requests.clone(), requests.clone());
     ClusteredServer::bind(addr)
         .workers(4)
         .on_message(move |_worker, message| {
@@ -56,6 +58,7 @@ async fn main() -> axum_cluster::Result<()> {
                 count.fetch_add(1, Relaxed);
             }
         })
+        .on_upgrade(move || left.load(Relaxed).to_le_bytes().to_vec())
         .on_ready(move |primary| {
             println!("listening on {}", primary.local_addrs()[0]);
             tokio::spawn(print_every_second(seen, primary));

@@ -131,11 +131,10 @@ impl Images {
         }
     }
 
-    /// Whether the newest generation runs what stands at the path.
-    pub(crate) fn are_current(&self) -> bool {
+    /// Whether this generation runs what stands at the path.
+    pub(crate) fn is_current(&self, generation: Generation) -> bool {
         self.by_generation
-            .values()
-            .next_back()
+            .get(&generation)
             .is_some_and(|image| image.is_current(&self.program))
     }
 }

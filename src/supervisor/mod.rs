@@ -169,7 +169,6 @@ impl Supervisor {
     }
 
     /// The generation that serves; during a restart the one that is being replaced.
-    #[cfg(test)]
     pub(crate) fn generation(&self) -> Generation {
         self.serving
     }

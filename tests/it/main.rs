@@ -27,4 +27,5 @@ mod sessions;
 mod single;
 mod stop;
 mod supervision;
+mod upgrade;
 mod wires;

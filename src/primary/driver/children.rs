@@ -50,6 +50,8 @@ pub(super) struct Child {
     pub(super) asked: Asked,
     /// The version of a parcel that its program reads.
     pub(super) parcel: u32,
+    /// Addresses of its program that are still being bound.
+    pub(super) binding: usize,
     pub(super) served: bool,
     pub(super) boot_timeout: bool,
     /// Why it is killed although nothing is wrong with it as a worker.
@@ -161,6 +163,7 @@ impl Driver {
             heartbeat: 0,
             asked: Asked::new(),
             parcel: 0,
+            binding: 0,
             served: false,
             boot_timeout: false,
             refused: None,
@@ -209,12 +212,14 @@ impl Driver {
         }
     }
 
-    pub(super) fn listening(&mut self, id: WorkerId, asked: Asked) {
+    /// The worker serves, and what else has to be there for its program is there.
+    pub(super) fn listening(&mut self, id: WorkerId) {
         if let Some(child) = self.children.get_mut(&id)
             && !child.served
+            && child.binding == 0
+            && child.refused.is_none()
         {
-            let apps = apps(&self.acceptors, &asked);
-            child.asked = asked;
+            let apps = apps(&self.acceptors, &child.asked);
             self.prepared.insert(child.handle.generation());
             tracing::info!(worker = %id, slot = %child.handle.slot(), pid = child.handle.pid(), "worker listening");
             child.served = true;
@@ -229,6 +234,7 @@ impl Driver {
                     },
                 );
             }
+            self.tell(Input::Listening(id));
         }
     }
 

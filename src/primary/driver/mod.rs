@@ -339,11 +339,16 @@ impl Driver {
                 self.tell(Input::Online(id));
             }
             Seen::Listening(id, asked) => {
-                self.listening(id, asked);
+                if let Some(child) = self.children.get_mut(&id) {
+                    child.asked = asked;
+                }
                 self.bind_for_successor(id);
-                self.tell(Input::Listening(id));
+                self.listening(id);
             }
-            Seen::Bound(id, bound) => self.bound_for_successor(id, bound),
+            Seen::Bound(id, bound) => {
+                self.bound_for_successor(id, bound);
+                self.listening(id);
+            }
             Seen::Exited(id, status) => self.exited(id, status),
         }
     }

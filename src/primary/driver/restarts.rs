@@ -26,7 +26,7 @@ impl Driver {
         let running = self.supervisor.restarting().is_some();
         self.restarts[usize::from(running)].extend(asked);
         // A program that is new has to show that it stays up.
-        let min_up = if self.images.are_current() {
+        let min_up = if self.images.is_current(self.supervisor.generation()) {
             Duration::ZERO
         } else {
             TRIAL

@@ -49,8 +49,6 @@ pub(super) struct Upgrade {
     due: Option<(Generation, Vec<Asker>)>,
     /// The program's path before an upgrade named another.
     program: Option<PathBuf>,
-    /// Addresses of the next program that are being bound.
-    binding: usize,
 }
 
 #[derive(Debug, Default)]
@@ -157,13 +155,12 @@ impl Driver {
 
     /// Binds what the next program will listen on and this one does not, now that nothing is lost yet if it cannot be had.
     pub(super) fn bind_for_successor(&mut self, id: WorkerId) {
-        let Some(child) = self.children.get(&id) else {
+        let child = self.children.get(&id);
+        let Some(child) = child.filter(|child| self.is_rolling(child.handle.generation())) else {
             return;
         };
-        if !self.is_rolling(child.handle.generation()) {
-            return;
-        }
         let mut number = self.next_listener_number();
+        let mut binding = 0;
         for (name, app) in child.asked.clone() {
             let here = self.acceptors.iter().map(|(acceptor, _)| &acceptor.name);
             let known = here
@@ -172,7 +169,7 @@ impl Driver {
             let Some(address) = name.address().filter(|_| !known) else {
                 continue;
             };
-            self.upgrade.binding += 1;
+            binding += 1;
             let (seen, backlog) = (self.seen.clone(), self.settings.backlog);
             let this = number;
             number = number.saturating_add(1);
@@ -187,6 +184,9 @@ impl Driver {
                 let _ = seen.send(Seen::Bound(id, bound.map_err(|error| format!("{error:?}"))));
             });
         }
+        if let Some(child) = self.children.get_mut(&id) {
+            child.binding = binding;
+        }
     }
 
     fn next_listener_number(&self) -> u16 {
@@ -198,7 +198,10 @@ impl Driver {
     }
 
     pub(super) fn bound_for_successor(&mut self, id: WorkerId, bound: Result<Bound, String>) {
-        self.upgrade.binding -= 1;
+        let Some(child) = self.children.get_mut(&id) else {
+            return;
+        };
+        child.binding = child.binding.saturating_sub(1);
         match bound {
             Ok(bound) => self.incoming.push(bound),
             Err(cause) => self.refuse(id, cause),
@@ -207,10 +210,7 @@ impl Driver {
 
     /// Whether the execution is due and nothing stands in its way.
     pub(super) fn is_to_upgrade(&self) -> bool {
-        self.upgrade.due.is_some()
-            && self.upgrade.binding == 0
-            && self.closing.is_none()
-            && self.supervisor.legacy().is_some()
+        self.upgrade.due.is_some() && self.closing.is_none() && self.supervisor.legacy().is_some()
     }
 
     /// Executes the new program in this process. Returns when that was put off or has failed: then everything is as before.

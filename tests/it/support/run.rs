@@ -64,6 +64,12 @@ impl Run {
         self
     }
 
+    /// Another file than the example itself: a copy of it, most likely.
+    pub fn program(mut self, path: &str) -> Self {
+        self.program = Some(path.into());
+        self
+    }
+
     /// `ulimit -n`, soft and hard.
     pub fn nofile(mut self, limit: u32) -> Self {
         self.nofile = Some(limit);
@@ -108,7 +114,9 @@ impl Run {
         };
         self = self.env("ADDR", &addr);
         let copy = self.user.map(|_| Copy::of(&example(self.name)));
-        self.program = copy.as_ref().map(|copy| copy.0.clone());
+        if let Some(copy) = &copy {
+            self.program = Some(copy.0.clone());
+        }
         let mut server = self.spawn();
         if quiet {
             server.wait_for_answer(addr);
@@ -200,8 +208,8 @@ impl Drop for Copy {
     }
 }
 
-/// The real example, built by `cargo test` next to this test.
-fn example(name: &str) -> PathBuf {
+/// The real example's file, built by `cargo test` next to this test.
+pub fn example(name: &str) -> PathBuf {
     let test = std::env::current_exe().unwrap();
     let path = test.ancestors().nth(2).unwrap().join("examples").join(name);
     assert!(

@@ -129,6 +129,9 @@ pub use server::{ClusteredServer, Role, Serve};
 pub use settings::Scheduling;
 pub use worker::{Draining, Messages, Worker};
 
+#[doc = include_str!("../docs/restarting.md")]
+pub mod restarting {}
+
 /// The README's snippets, kept compiling.
 #[cfg(all(doctest, feature = "axum"))]
 #[doc = include_str!("../README.md")]

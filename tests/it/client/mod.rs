@@ -6,6 +6,7 @@
 //! deadline · `tally` how each request ended, and the table of it · `deaths` what the server says of the workers that died
 
 mod deaths;
+mod dice;
 mod tally;
 mod wire;
 
@@ -22,6 +23,7 @@ use std::{
 
 pub(crate) use self::{
     deaths::Deaths,
+    dice::Dice,
     tally::{Outcome, Record, Tally},
     wire::{Response, Wire},
 };
@@ -186,7 +188,7 @@ impl Load {
                     load: self.clone(),
                     shared: shared.clone(),
                     source: Source::of(&self, number),
-                    dice: Dice(number as u64 + 1),
+                    dice: Dice::new(number as u64 + 1),
                     records: Vec::new(),
                 };
                 thread::Builder::new()
@@ -402,18 +404,5 @@ impl Client {
             generation,
         });
         self.shared.done.fetch_add(1, Relaxed);
-    }
-}
-
-/// Random enough for pauses, and the same in every run.
-struct Dice(u64);
-
-impl Dice {
-    /// From 0 to 1.
-    fn roll(&mut self) -> f64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 11) as f64 / (1_u64 << 53) as f64
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, Read, Write},
-    net::{SocketAddr, TcpStream},
+    net::{Shutdown, SocketAddr, TcpStream},
     os::unix::net::UnixStream,
     path::Path,
     time::{Duration, Instant},
@@ -126,6 +126,23 @@ impl Wire {
 
     /// Reads one response to its end.
     pub(crate) fn response(&mut self) -> Result<Response, Outcome> {
+        let mut response = self.head()?;
+        response.body = match (
+            response.header("content-length"),
+            response.header("transfer-encoding"),
+        ) {
+            (Some(length), _) => {
+                let length = length.parse().map_err(|_| Outcome::BadStatus)?;
+                self.take(length)?
+            }
+            (None, Some(_)) => self.chunks()?,
+            (None, None) => Vec::new(),
+        };
+        Ok(response)
+    }
+
+    /// Reads the head of a response alone, as after HEAD, or to read its body [piece by piece](Self::take).
+    pub(crate) fn head(&mut self) -> Result<Response, Outcome> {
         let end = loop {
             if let Some(at) = self
                 .read
@@ -149,23 +166,24 @@ impl Wire {
             .ok_or(Outcome::BadStatus)?;
         let closes =
             header(&head, "connection").is_some_and(|value| value.eq_ignore_ascii_case("close"));
-        let body = match (
-            header(&head, "content-length"),
-            header(&head, "transfer-encoding"),
-        ) {
-            (Some(length), _) => self.take(length.parse().map_err(|_| Outcome::BadStatus)?)?,
-            (None, Some(_)) => self.chunks()?,
-            (None, None) => Vec::new(),
-        };
         Ok(Response {
             status,
-            body,
+            body: Vec::new(),
             closes,
             head,
         })
     }
 
-    fn take(&mut self, length: usize) -> Result<Vec<u8>, Outcome> {
+    /// Says that nothing more will be sent.
+    pub(crate) fn shut_down_writing(&self) -> io::Result<()> {
+        match &self.stream {
+            Stream::Tcp(stream) => stream.shutdown(Shutdown::Write),
+            Stream::Unix(stream) => stream.shutdown(Shutdown::Write),
+        }
+    }
+
+    /// Reads so many bytes.
+    pub(crate) fn take(&mut self, length: usize) -> Result<Vec<u8>, Outcome> {
         while self.read.len() < length {
             self.more(Outcome::Cut)?;
         }

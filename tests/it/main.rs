@@ -21,6 +21,7 @@ mod handlers;
 mod hooks;
 mod limits;
 mod messages;
+mod oddities;
 mod quickstart;
 mod restart;
 mod sessions;

@@ -139,10 +139,6 @@ impl Shaken {
 }
 
 impl Case<'_> {
-    pub(crate) fn addr(&self) -> &str {
-        self.addr
-    }
-
     /// A new connection.
     pub(crate) fn connect(&self) -> Result<Wire, String> {
         let mut wire = Wire::to(self.addr).map_err(|outcome| format!("connect: {outcome:?}"))?;

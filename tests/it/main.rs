@@ -13,6 +13,7 @@ mod support;
 
 mod bad_input;
 mod birth;
+mod broken;
 mod counting;
 mod crash;
 mod distribution;

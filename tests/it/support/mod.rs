@@ -8,7 +8,7 @@ mod server;
 
 pub use http::{Conn, Response, get, request, try_get};
 pub use nix::sys::signal::Signal;
-pub use run::Run;
+pub use run::{Run, example};
 pub use server::Server;
 
 use std::time::{Duration, Instant};

@@ -76,6 +76,12 @@ impl Run {
         self
     }
 
+    /// This file instead of the example itself: a copy of it, which may be replaced while it runs.
+    pub fn program(mut self, path: &str) -> Self {
+        self.program = Some(path.into());
+        self
+    }
+
     pub fn stdin(mut self, stdin: impl Into<Stdio>) -> Self {
         self.stdin = stdin.into();
         self
@@ -108,7 +114,7 @@ impl Run {
         };
         self = self.env("ADDR", &addr);
         let copy = self.user.map(|_| Copy::of(&example(self.name)));
-        self.program = copy.as_ref().map(|copy| copy.0.clone());
+        self.program = copy.as_ref().map(|copy| copy.0.clone()).or(self.program);
         let mut server = self.spawn();
         if quiet {
             server.wait_for_answer(addr);
@@ -201,7 +207,7 @@ impl Drop for Copy {
 }
 
 /// The real example, built by `cargo test` next to this test.
-fn example(name: &str) -> PathBuf {
+pub fn example(name: &str) -> PathBuf {
     let test = std::env::current_exe().unwrap();
     let path = test.ancestors().nth(2).unwrap().join("examples").join(name);
     assert!(

@@ -23,6 +23,7 @@ mod hooks;
 mod limits;
 mod messages;
 mod oddities;
+mod protocols;
 mod quickstart;
 mod restart;
 mod sessions;

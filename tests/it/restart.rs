@@ -8,11 +8,11 @@ use crate::{
 };
 
 const MS: Duration = Duration::from_millis(1);
-const CLIENTS: usize = 16;
+pub(crate) const CLIENTS: usize = 16;
 
 /// Restarts under a load until it has been done so often; every worker is replaced each time, and the clients' answers come from
 /// several generations.
-fn restart_under(server: &Server, load: Load, restarts: usize) -> Tally {
+pub(crate) fn restart_under(server: &Server, load: Load, restarts: usize) -> Tally {
     let running = load.clients(CLIENTS).start();
     for _ in 0..restarts {
         answers(server, &running);
@@ -28,14 +28,14 @@ fn restart_under(server: &Server, load: Load, restarts: usize) -> Tally {
 }
 
 /// Some requests are answered between two restarts: a run that restarted a server nobody asked must not pass.
-fn answers(server: &Server, running: &Running) {
+pub(crate) fn answers(server: &Server, running: &Running) {
     let done = running.done();
     server.wait_until("some requests are answered", |_| {
         running.done() > done + 200
     });
 }
 
-fn must_have_lost_nothing(tally: &Tally, restarts: usize) {
+pub(crate) fn must_have_lost_nothing(tally: &Tally, restarts: usize) {
     tally.must_be_perfect();
     tally.must(
         "every generation answered",
@@ -43,7 +43,7 @@ fn must_have_lost_nothing(tally: &Tally, restarts: usize) {
     );
 }
 
-fn cluster() -> Server {
+pub(crate) fn cluster() -> Server {
     Server::run("playground").workers(4).start()
 }
 

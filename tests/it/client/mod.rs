@@ -2,12 +2,17 @@
 //!
 //! # Layout
 //!
-//! `mod` what to send, from how many clients, for how long · `wire` one connection: connect, write, read one response, all within a
-//! deadline · `tally` how each request ended, and the table of it · `deaths` what the server says of the workers that died
+//! `mod` and `ask` what to send, from how many clients, for how long · `wire` one connection: connect, write, read one response, all within a
+//! deadline · `http2` and `websocket` the same for these · `running` a load that runs · `tally` how each request ended, and the table of
+//! it · `deaths` what the server says of the workers that died · `dice` random enough
 
+mod ask;
 mod deaths;
 mod dice;
+mod http2;
+mod running;
 mod tally;
+mod websocket;
 mod wire;
 
 use std::{
@@ -17,13 +22,18 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
-    thread::{self, JoinHandle},
+    thread,
     time::{Duration, Instant},
 };
 
+use self::{
+    ask::{Ask, Expected, Post},
+    running::Shared,
+};
 pub(crate) use self::{
     deaths::Deaths,
     dice::Dice,
+    running::Running,
     tally::{Outcome, Record, Tally},
     wire::{Response, Wire},
 };
@@ -70,25 +80,12 @@ pub(crate) enum Mode {
     Fresh,
     /// One connection for as long as the server lets it, with a pause of up to `think` between two requests.
     KeepAlive { think: Duration },
+    /// As keep-alive, with so many streams at a time; prior knowledge. After GOAWAY a client goes on over a new connection.
+    Http2 { streams: usize },
+    /// Messages to `/ws`, each echoed before the next, with a pause of up to `think` between. After a clean close a client connects anew.
+    WebSocket { think: Duration },
     /// As keep-alive, and so many requests are written at once before their answers are read.
     Pipelined { depth: usize },
-}
-
-/// What is asked for.
-#[derive(Clone, Debug)]
-struct Ask {
-    path: String,
-    /// A POST of this body, in so many pieces with a pause after each.
-    post: Option<Post>,
-    /// The body that a right answer has.
-    expected: Option<Vec<u8>>,
-}
-
-#[derive(Clone, Debug)]
-struct Post {
-    body: Vec<u8>,
-    pieces: usize,
-    pause: Duration,
 }
 
 /// A load to be put on a server. Bounded: by [`stop`](Running::stop), by a number of requests, or by time.
@@ -114,7 +111,7 @@ impl Load {
             ask: Ask {
                 path: "/".into(),
                 post: None,
-                expected: Some(b"hello world".to_vec()),
+                expected: Expected::Exactly(b"hello world".to_vec()),
             },
             count: u64::MAX,
             time: Duration::from_secs(60),
@@ -137,8 +134,15 @@ impl Load {
         self.ask = Ask {
             path: path.into(),
             post: None,
-            expected: None,
+            expected: Expected::Anything,
         };
+        self
+    }
+
+    /// GET `/sse`, each to its end.
+    pub(crate) fn events(mut self) -> Self {
+        self = self.get("/sse");
+        self.ask.expected = Expected::Events;
         self
     }
 
@@ -147,7 +151,7 @@ impl Load {
         let body: Vec<u8> = (0..bytes).map(|n| b'a' + (n % 23) as u8).collect();
         self.ask = Ask {
             path: "/echo".into(),
-            expected: Some(body.clone()),
+            expected: Expected::Exactly(body.clone()),
             post: Some(Post {
                 body,
                 pieces,
@@ -206,50 +210,6 @@ impl Load {
     }
 }
 
-/// What the clients of one load share.
-#[derive(Debug)]
-struct Shared {
-    begun: Instant,
-    stop: AtomicBool,
-    left: AtomicU64,
-    done: AtomicU64,
-}
-
-/// A load that runs.
-#[derive(Debug)]
-pub(crate) struct Running {
-    shared: Arc<Shared>,
-    clients: Vec<JoinHandle<Vec<Record>>>,
-}
-
-impl Running {
-    /// Time since it began, as the records have it.
-    pub(crate) fn clock(&self) -> Duration {
-        self.shared.begun.elapsed()
-    }
-
-    /// Requests that have ended so far.
-    pub(crate) fn done(&self) -> u64 {
-        self.shared.done.load(Relaxed)
-    }
-
-    /// Ends it: each client finishes the request that it is at.
-    pub(crate) fn stop(self) -> Tally {
-        self.shared.stop.store(true, Relaxed);
-        self.wait()
-    }
-
-    /// Waits until it has come to its count or time.
-    pub(crate) fn wait(self) -> Tally {
-        let records = self
-            .clients
-            .into_iter()
-            .flat_map(|client| client.join().unwrap())
-            .collect();
-        Tally::new(records, self.shared.begun.elapsed())
-    }
-}
-
 /// Where a client's connections come from: clients of short connections are spread over eight addresses, since a pair of addresses
 /// has only 28,232 ports.
 #[derive(Clone, Copy, Debug)]
@@ -277,7 +237,15 @@ struct Client {
 }
 
 impl Client {
-    fn run(mut self) -> Vec<Record> {
+    fn run(self) -> Vec<Record> {
+        match self.load.mode {
+            Mode::Http2 { streams } => http2::run(self, streams),
+            Mode::WebSocket { think } => websocket::run(self, think),
+            _ => self.run_http1(),
+        }
+    }
+
+    fn run_http1(mut self) -> Vec<Record> {
         let mut kept: Option<Wire> = None;
         while self.goes_on() {
             let depth = match self.load.mode {
@@ -384,7 +352,7 @@ impl Client {
             Ok(response) => {
                 let outcome = match &self.load.ask.expected {
                     _ if response.status != 200 => Outcome::BadStatus,
-                    Some(expected) if *expected != response.body => Outcome::BadBody,
+                    expected if !expected.is(&response.body) => Outcome::BadBody,
                     _ => Outcome::Ok,
                 };
                 (

@@ -8,6 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use http::{HeaderMap, HeaderName, HeaderValue};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::{Outcome, Source, Target};
@@ -37,6 +38,19 @@ pub(crate) struct Response {
 }
 
 impl Response {
+    /// Of another protocol, with its headers written as HTTP/1.1 has them.
+    pub(super) fn new(status: u16, headers: &HeaderMap, body: Vec<u8>) -> Self {
+        let line = |(name, value): (&HeaderName, &HeaderValue)| {
+            format!("\r\n{name}: {}", value.to_str().unwrap_or_default())
+        };
+        Self {
+            status,
+            body,
+            closes: false,
+            head: headers.iter().map(line).collect(),
+        }
+    }
+
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         header(&self.head, name)
     }

@@ -121,7 +121,7 @@ fn never_listens(how: &str, died: &str) {
 }
 
 #[test]
-fn a_worker_that_panics_at_boot() {
+fn l18_a_worker_that_panics_at_boot_changes_nothing() {
     never_listens("panic", "exit status: 101");
 }
 
@@ -136,7 +136,7 @@ fn a_worker_that_crashes_at_boot() {
 }
 
 #[test]
-fn a_worker_that_never_listens() {
+fn l05_a_worker_that_never_listens_changes_nothing() {
     never_listens("hang", "signal: 9");
 }
 

@@ -21,6 +21,7 @@ mod drain;
 mod handlers;
 mod hooks;
 mod limits;
+mod lost;
 mod messages;
 mod oddities;
 mod protocols;

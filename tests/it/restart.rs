@@ -48,7 +48,7 @@ pub(crate) fn cluster() -> Server {
 }
 
 #[test]
-fn keep_alive_clients_stay_on_their_first_connection() {
+fn l01_keep_alive_clients_stay_on_their_first_connection() {
     let (server, restarts) = (cluster(), sized(10, 3));
     let think = Mode::KeepAlive { think: 5 * MS };
     let tally = restart_under(&server, Load::new(server.addr()).mode(think), restarts);
@@ -60,7 +60,7 @@ fn keep_alive_clients_stay_on_their_first_connection() {
 }
 
 #[test]
-fn busy_keep_alive_clients_stay_on_their_first_connection() {
+fn l12_busy_keep_alive_clients_stay_on_their_first_connection() {
     let (server, restarts) = (cluster(), sized(10, 3));
     let busy = Mode::KeepAlive {
         think: Duration::ZERO,
@@ -74,7 +74,7 @@ fn busy_keep_alive_clients_stay_on_their_first_connection() {
 }
 
 #[test]
-fn new_connections_are_all_answered() {
+fn l03_new_connections_are_all_answered() {
     let (server, restarts) = (cluster(), sized(10, 3));
     let tally = restart_under(&server, Load::new(server.addr()), restarts);
     must_have_lost_nothing(&tally, restarts);

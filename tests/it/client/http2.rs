@@ -83,7 +83,9 @@ impl Streams {
         let stream = TcpStream::connect(addr)
             .await
             .map_err(|error| outcome(&error))?;
-        let (sender, connection) = h2::client::handshake(stream).await.map_err(lost)?;
+        let (sender, connection) = h2::client::handshake(stream)
+            .await
+            .map_err(|error| lost(&error))?;
         // Its requests say how it ended.
         tokio::spawn(async move { drop(connection.await) });
         *reused = false;
@@ -108,7 +110,7 @@ async fn exchange(sender: SendRequest<Bytes>, path: &str) -> Result<Response, Fa
         if is_beyond_goaway(&error) {
             Failure::Unprocessed
         } else {
-            Failure::Lost(lost(error))
+            Failure::Lost(lost(&error))
         }
     })?;
     let (head, mut content) = answer.into_parts();
@@ -127,7 +129,7 @@ fn is_beyond_goaway(error: &h2::Error) -> bool {
     error.is_go_away() && error.is_remote() && error.reason() == Some(h2::Reason::NO_ERROR)
 }
 
-fn lost(error: h2::Error) -> Outcome {
+fn lost(error: &h2::Error) -> Outcome {
     error.get_io().map_or(Outcome::Reset, outcome)
 }
 

@@ -27,6 +27,7 @@ mod oddities;
 mod protocols;
 mod quickstart;
 mod restart;
+mod scale;
 mod sessions;
 mod shaken;
 mod single;

@@ -97,6 +97,8 @@ pub(crate) struct Load {
     ask: Ask,
     count: u64,
     time: Duration,
+    /// Up to so much between two requests on two connections.
+    pause: Duration,
     /// A client that is refused or reset goes on, unless the server is meant to end.
     until_refused: bool,
 }
@@ -115,8 +117,15 @@ impl Load {
             },
             count: u64::MAX,
             time: Duration::from_secs(60),
+            pause: Duration::ZERO,
             until_refused: false,
         }
+    }
+
+    /// Each client of [`Mode::Fresh`] pauses up to so long after every request.
+    pub(crate) fn pause(mut self, pause: Duration) -> Self {
+        self.pause = pause;
+        self
     }
 
     pub(crate) fn clients(mut self, clients: usize) -> Self {
@@ -201,7 +210,11 @@ impl Load {
                     .unwrap()
             })
             .collect();
-        Running { shared, clients }
+        Running {
+            shared,
+            time: self.time,
+            clients,
+        }
     }
 
     /// Runs to its count or time.
@@ -257,10 +270,12 @@ impl Client {
                 break;
             }
             kept = self.round(kept, claimed as usize);
-            if let (Mode::KeepAlive { think }, Some(_)) = (self.load.mode, &kept)
-                && !think.is_zero()
-            {
-                thread::sleep(think.mul_f64(self.dice.roll()));
+            let pause = match (self.load.mode, &kept) {
+                (Mode::KeepAlive { think }, Some(_)) => think,
+                _ => self.load.pause,
+            };
+            if !pause.is_zero() {
+                thread::sleep(pause.mul_f64(self.dice.roll()));
             }
         }
         self.records

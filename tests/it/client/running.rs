@@ -24,6 +24,7 @@ pub(super) struct Shared {
 #[derive(Debug)]
 pub(crate) struct Running {
     pub(super) shared: Arc<Shared>,
+    pub(super) time: Duration,
     pub(super) clients: Vec<JoinHandle<Vec<Record>>>,
 }
 
@@ -31,6 +32,11 @@ impl Running {
     /// Time since it began, as the records have it.
     pub(crate) fn clock(&self) -> Duration {
         self.shared.begun.elapsed()
+    }
+
+    /// How long it goes on at the most.
+    pub(crate) fn time(&self) -> Duration {
+        self.time
     }
 
     /// Requests that have ended so far.

@@ -40,7 +40,12 @@
 //! | `HOOK=panic\|sleep:MS` | the hooks `on_online` and `on_message` panic; or `on_message` sleeps |
 //! | `AFTER=sleep` | a worker's `main` goes on after `serve` |
 
+//! For more trouble see `playground/adversity.rs`: bodies that nobody reads, and `BREAK_FILE`.
+
 #![allow(clippy::print_stdout, reason = "what it prints is what one looks at")]
+
+#[path = "playground/adversity.rs"]
+mod adversity;
 
 use std::{
     collections::HashMap,
@@ -107,6 +112,7 @@ async fn main() -> Result<(), BoxError> {
     let server = watched(configured()?)?;
     run_child()?;
     if cluster::is_worker() {
+        adversity::break_if_told();
         misbehave_at_boot();
     }
     let served = server
@@ -135,6 +141,7 @@ fn app(worker: &Worker) -> Router {
         .route("/crash", get(crash))
         .route("/notify", post(|worker: Worker| async move { worker.send(&Order::NotifyRequest) }))
         .route("/broadcast", post(|worker: Worker, text: String| async move { worker.send(&Order::Broadcast { text }) }))
+        .merge(adversity::routes())
         .layer(map_response(move |response| tell(told.clone(), response)))
 }
 

@@ -105,7 +105,7 @@ fn a_storm_of_stops_and_continues_loses_nothing() {
 }
 
 #[test]
-fn all_workers_killed_at_once_refuse_nobody() {
+fn l04_all_workers_killed_at_once_refuse_nobody() {
     let server = Server::run("playground").workers(4).start();
     let running = Load::new(server.addr()).clients(8).start();
     let mut moments = Vec::new();
@@ -215,7 +215,7 @@ fn a_primary_killed_in_the_middle_of_booting_leaves_nobody() {
 }
 
 #[test]
-fn workers_of_a_killed_primary_finish_what_is_in_flight_and_end() {
+fn l17_workers_of_a_killed_primary_finish_what_is_in_flight_and_end() {
     let server = Server::run("playground")
         .workers(4)
         .env("DRAIN_MS", 3000)

@@ -8,11 +8,11 @@ use crate::{
 };
 
 const MS: Duration = Duration::from_millis(1);
-const CLIENTS: usize = 16;
+pub(crate) const CLIENTS: usize = 16;
 
 /// Restarts under a load until it has been done so often; every worker is replaced each time, and the clients' answers come from
 /// several generations.
-fn restart_under(server: &Server, load: Load, restarts: usize) -> Tally {
+pub(crate) fn restart_under(server: &Server, load: Load, restarts: usize) -> Tally {
     let running = load.clients(CLIENTS).start();
     for _ in 0..restarts {
         answers(server, &running);
@@ -28,14 +28,14 @@ fn restart_under(server: &Server, load: Load, restarts: usize) -> Tally {
 }
 
 /// Some requests are answered between two restarts: a run that restarted a server nobody asked must not pass.
-fn answers(server: &Server, running: &Running) {
+pub(crate) fn answers(server: &Server, running: &Running) {
     let done = running.done();
     server.wait_until("some requests are answered", |_| {
         running.done() > done + 200
     });
 }
 
-fn must_have_lost_nothing(tally: &Tally, restarts: usize) {
+pub(crate) fn must_have_lost_nothing(tally: &Tally, restarts: usize) {
     tally.must_be_perfect();
     tally.must(
         "every generation answered",
@@ -43,12 +43,12 @@ fn must_have_lost_nothing(tally: &Tally, restarts: usize) {
     );
 }
 
-fn cluster() -> Server {
+pub(crate) fn cluster() -> Server {
     Server::run("playground").workers(4).start()
 }
 
 #[test]
-fn keep_alive_clients_stay_on_their_first_connection() {
+fn l01_keep_alive_clients_stay_on_their_first_connection() {
     let (server, restarts) = (cluster(), sized(10, 3));
     let think = Mode::KeepAlive { think: 5 * MS };
     let tally = restart_under(&server, Load::new(server.addr()).mode(think), restarts);
@@ -60,7 +60,7 @@ fn keep_alive_clients_stay_on_their_first_connection() {
 }
 
 #[test]
-fn busy_keep_alive_clients_stay_on_their_first_connection() {
+fn l12_busy_keep_alive_clients_stay_on_their_first_connection() {
     let (server, restarts) = (cluster(), sized(10, 3));
     let busy = Mode::KeepAlive {
         think: Duration::ZERO,
@@ -74,7 +74,7 @@ fn busy_keep_alive_clients_stay_on_their_first_connection() {
 }
 
 #[test]
-fn new_connections_are_all_answered() {
+fn l03_new_connections_are_all_answered() {
     let (server, restarts) = (cluster(), sized(10, 3));
     let tally = restart_under(&server, Load::new(server.addr()), restarts);
     must_have_lost_nothing(&tally, restarts);

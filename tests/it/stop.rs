@@ -196,7 +196,7 @@ impl Drop for StopAtEnd<'_> {
 }
 
 #[test]
-fn a_worker_that_is_sent_term_is_replaced_and_no_request_fails() {
+fn l08_a_worker_that_is_sent_term_is_replaced_and_no_request_fails() {
     let server = Server::run("playground").workers(4).start();
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {

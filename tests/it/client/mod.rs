@@ -2,11 +2,17 @@
 //!
 //! # Layout
 //!
-//! `mod` what to send, from how many clients, for how long · `wire` one connection: connect, write, read one response, all within a
-//! deadline · `tally` how each request ended, and the table of it · `deaths` what the server says of the workers that died
+//! `mod` and `ask` what to send, from how many clients, for how long · `wire` one connection: connect, write, read one response, all within a
+//! deadline · `http2` and `websocket` the same for these · `running` a load that runs · `tally` how each request ended, and the table of
+//! it · `deaths` what the server says of the workers that died · `dice` random enough
 
+mod ask;
 mod deaths;
+mod dice;
+mod http2;
+mod running;
 mod tally;
+mod websocket;
 mod wire;
 
 use std::{
@@ -16,12 +22,18 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
-    thread::{self, JoinHandle},
+    thread,
     time::{Duration, Instant},
 };
 
+use self::{
+    ask::{Ask, Expected, Post},
+    running::Shared,
+};
 pub(crate) use self::{
     deaths::Deaths,
+    dice::Dice,
+    running::Running,
     tally::{Outcome, Record, Tally},
     wire::{Response, Wire},
 };
@@ -68,25 +80,12 @@ pub(crate) enum Mode {
     Fresh,
     /// One connection for as long as the server lets it, with a pause of up to `think` between two requests.
     KeepAlive { think: Duration },
+    /// As keep-alive, with so many streams at a time; prior knowledge. After GOAWAY a client goes on over a new connection.
+    Http2 { streams: usize },
+    /// Messages to `/ws`, each echoed before the next, with a pause of up to `think` between. After a clean close a client connects anew.
+    WebSocket { think: Duration },
     /// As keep-alive, and so many requests are written at once before their answers are read.
     Pipelined { depth: usize },
-}
-
-/// What is asked for.
-#[derive(Clone, Debug)]
-struct Ask {
-    path: String,
-    /// A POST of this body, in so many pieces with a pause after each.
-    post: Option<Post>,
-    /// The body that a right answer has.
-    expected: Option<Vec<u8>>,
-}
-
-#[derive(Clone, Debug)]
-struct Post {
-    body: Vec<u8>,
-    pieces: usize,
-    pause: Duration,
 }
 
 /// A load to be put on a server. Bounded: by [`stop`](Running::stop), by a number of requests, or by time.
@@ -98,6 +97,8 @@ pub(crate) struct Load {
     ask: Ask,
     count: u64,
     time: Duration,
+    /// Up to so much between two requests on two connections.
+    pause: Duration,
     /// A client that is refused or reset goes on, unless the server is meant to end.
     until_refused: bool,
 }
@@ -112,12 +113,19 @@ impl Load {
             ask: Ask {
                 path: "/".into(),
                 post: None,
-                expected: Some(b"hello world".to_vec()),
+                expected: Expected::Exactly(b"hello world".to_vec()),
             },
             count: u64::MAX,
             time: Duration::from_secs(60),
+            pause: Duration::ZERO,
             until_refused: false,
         }
+    }
+
+    /// Each client of [`Mode::Fresh`] pauses up to so long after every request.
+    pub(crate) fn pause(mut self, pause: Duration) -> Self {
+        self.pause = pause;
+        self
     }
 
     pub(crate) fn clients(mut self, clients: usize) -> Self {
@@ -135,8 +143,15 @@ impl Load {
         self.ask = Ask {
             path: path.into(),
             post: None,
-            expected: None,
+            expected: Expected::Anything,
         };
+        self
+    }
+
+    /// GET `/sse`, each to its end.
+    pub(crate) fn events(mut self) -> Self {
+        self = self.get("/sse");
+        self.ask.expected = Expected::Events;
         self
     }
 
@@ -145,7 +160,7 @@ impl Load {
         let body: Vec<u8> = (0..bytes).map(|n| b'a' + (n % 23) as u8).collect();
         self.ask = Ask {
             path: "/echo".into(),
-            expected: Some(body.clone()),
+            expected: Expected::Exactly(body.clone()),
             post: Some(Post {
                 body,
                 pieces,
@@ -186,7 +201,7 @@ impl Load {
                     load: self.clone(),
                     shared: shared.clone(),
                     source: Source::of(&self, number),
-                    dice: Dice(number as u64 + 1),
+                    dice: Dice::new(number as u64 + 1),
                     records: Vec::new(),
                 };
                 thread::Builder::new()
@@ -195,56 +210,16 @@ impl Load {
                     .unwrap()
             })
             .collect();
-        Running { shared, clients }
+        Running {
+            shared,
+            time: self.time,
+            clients,
+        }
     }
 
     /// Runs to its count or time.
     pub(crate) fn run(self) -> Tally {
         self.start().wait()
-    }
-}
-
-/// What the clients of one load share.
-#[derive(Debug)]
-struct Shared {
-    begun: Instant,
-    stop: AtomicBool,
-    left: AtomicU64,
-    done: AtomicU64,
-}
-
-/// A load that runs.
-#[derive(Debug)]
-pub(crate) struct Running {
-    shared: Arc<Shared>,
-    clients: Vec<JoinHandle<Vec<Record>>>,
-}
-
-impl Running {
-    /// Time since it began, as the records have it.
-    pub(crate) fn clock(&self) -> Duration {
-        self.shared.begun.elapsed()
-    }
-
-    /// Requests that have ended so far.
-    pub(crate) fn done(&self) -> u64 {
-        self.shared.done.load(Relaxed)
-    }
-
-    /// Ends it: each client finishes the request that it is at.
-    pub(crate) fn stop(self) -> Tally {
-        self.shared.stop.store(true, Relaxed);
-        self.wait()
-    }
-
-    /// Waits until it has come to its count or time.
-    pub(crate) fn wait(self) -> Tally {
-        let records = self
-            .clients
-            .into_iter()
-            .flat_map(|client| client.join().unwrap())
-            .collect();
-        Tally::new(records, self.shared.begun.elapsed())
     }
 }
 
@@ -275,7 +250,15 @@ struct Client {
 }
 
 impl Client {
-    fn run(mut self) -> Vec<Record> {
+    fn run(self) -> Vec<Record> {
+        match self.load.mode {
+            Mode::Http2 { streams } => http2::run(self, streams),
+            Mode::WebSocket { think } => websocket::run(self, think),
+            _ => self.run_http1(),
+        }
+    }
+
+    fn run_http1(mut self) -> Vec<Record> {
         let mut kept: Option<Wire> = None;
         while self.goes_on() {
             let depth = match self.load.mode {
@@ -287,10 +270,12 @@ impl Client {
                 break;
             }
             kept = self.round(kept, claimed as usize);
-            if let (Mode::KeepAlive { think }, Some(_)) = (self.load.mode, &kept)
-                && !think.is_zero()
-            {
-                thread::sleep(think.mul_f64(self.dice.roll()));
+            let pause = match (self.load.mode, &kept) {
+                (Mode::KeepAlive { think }, Some(_)) => think,
+                _ => self.load.pause,
+            };
+            if !pause.is_zero() {
+                thread::sleep(pause.mul_f64(self.dice.roll()));
             }
         }
         self.records
@@ -382,7 +367,7 @@ impl Client {
             Ok(response) => {
                 let outcome = match &self.load.ask.expected {
                     _ if response.status != 200 => Outcome::BadStatus,
-                    Some(expected) if *expected != response.body => Outcome::BadBody,
+                    expected if !expected.is(&response.body) => Outcome::BadBody,
                     _ => Outcome::Ok,
                 };
                 (
@@ -402,18 +387,5 @@ impl Client {
             generation,
         });
         self.shared.done.fetch_add(1, Relaxed);
-    }
-}
-
-/// Random enough for pauses, and the same in every run.
-struct Dice(u64);
-
-impl Dice {
-    /// From 0 to 1.
-    fn roll(&mut self) -> f64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 11) as f64 / (1_u64 << 53) as f64
     }
 }

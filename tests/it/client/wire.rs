@@ -2,12 +2,13 @@
 
 use std::{
     io::{self, Read, Write},
-    net::{SocketAddr, TcpStream},
+    net::{Shutdown, SocketAddr, TcpStream},
     os::unix::net::UnixStream,
     path::Path,
     time::{Duration, Instant},
 };
 
+use http::{HeaderMap, HeaderName, HeaderValue};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::{Outcome, Source, Target};
@@ -37,6 +38,19 @@ pub(crate) struct Response {
 }
 
 impl Response {
+    /// Of another protocol, with its headers written as HTTP/1.1 has them.
+    pub(super) fn new(status: u16, headers: &HeaderMap, body: Vec<u8>) -> Self {
+        let line = |(name, value): (&HeaderName, &HeaderValue)| {
+            format!("\r\n{name}: {}", value.to_str().unwrap_or_default())
+        };
+        Self {
+            status,
+            body,
+            closes: false,
+            head: headers.iter().map(line).collect(),
+        }
+    }
+
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         header(&self.head, name)
     }
@@ -126,6 +140,23 @@ impl Wire {
 
     /// Reads one response to its end.
     pub(crate) fn response(&mut self) -> Result<Response, Outcome> {
+        let mut response = self.head()?;
+        response.body = match (
+            response.header("content-length"),
+            response.header("transfer-encoding"),
+        ) {
+            (Some(length), _) => {
+                let length = length.parse().map_err(|_| Outcome::BadStatus)?;
+                self.take(length)?
+            }
+            (None, Some(_)) => self.chunks()?,
+            (None, None) => Vec::new(),
+        };
+        Ok(response)
+    }
+
+    /// Reads the head of a response alone, as after HEAD, or to read its body [piece by piece](Self::take).
+    pub(crate) fn head(&mut self) -> Result<Response, Outcome> {
         let end = loop {
             if let Some(at) = self
                 .read
@@ -149,23 +180,24 @@ impl Wire {
             .ok_or(Outcome::BadStatus)?;
         let closes =
             header(&head, "connection").is_some_and(|value| value.eq_ignore_ascii_case("close"));
-        let body = match (
-            header(&head, "content-length"),
-            header(&head, "transfer-encoding"),
-        ) {
-            (Some(length), _) => self.take(length.parse().map_err(|_| Outcome::BadStatus)?)?,
-            (None, Some(_)) => self.chunks()?,
-            (None, None) => Vec::new(),
-        };
         Ok(Response {
             status,
-            body,
+            body: Vec::new(),
             closes,
             head,
         })
     }
 
-    fn take(&mut self, length: usize) -> Result<Vec<u8>, Outcome> {
+    /// Says that nothing more will be sent.
+    pub(crate) fn shut_down_writing(&self) -> io::Result<()> {
+        match &self.stream {
+            Stream::Tcp(stream) => stream.shutdown(Shutdown::Write),
+            Stream::Unix(stream) => stream.shutdown(Shutdown::Write),
+        }
+    }
+
+    /// Reads so many bytes.
+    pub(crate) fn take(&mut self, length: usize) -> Result<Vec<u8>, Outcome> {
         while self.read.len() < length {
             self.more(Outcome::Cut)?;
         }

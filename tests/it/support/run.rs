@@ -64,12 +64,6 @@ impl Run {
         self
     }
 
-    /// Another file than the example itself: a copy of it, most likely.
-    pub fn program(mut self, path: &str) -> Self {
-        self.program = Some(path.into());
-        self
-    }
-
     /// `ulimit -n`, soft and hard.
     pub fn nofile(mut self, limit: u32) -> Self {
         self.nofile = Some(limit);
@@ -79,6 +73,12 @@ impl Run {
     /// Runs as this user if the tests run as root; otherwise as whoever runs them.
     pub fn user(mut self, uid: u32) -> Self {
         self.user = Some(uid);
+        self
+    }
+
+    /// This file instead of the example itself: a copy of it, which may be replaced while it runs.
+    pub fn program(mut self, path: &str) -> Self {
+        self.program = Some(path.into());
         self
     }
 
@@ -114,9 +114,7 @@ impl Run {
         };
         self = self.env("ADDR", &addr);
         let copy = self.user.map(|_| Copy::of(&example(self.name)));
-        if let Some(copy) = &copy {
-            self.program = Some(copy.0.clone());
-        }
+        self.program = copy.as_ref().map(|copy| copy.0.clone()).or(self.program);
         let mut server = self.spawn();
         if quiet {
             server.wait_for_answer(addr);
@@ -208,7 +206,7 @@ impl Drop for Copy {
     }
 }
 
-/// The real example's file, built by `cargo test` next to this test.
+/// The real example, built by `cargo test` next to this test.
 pub fn example(name: &str) -> PathBuf {
     let test = std::env::current_exe().unwrap();
     let path = test.ancestors().nth(2).unwrap().join("examples").join(name);

@@ -53,6 +53,17 @@ pub(crate) struct Settings {
     pub(crate) first_byte_timeout: Option<Duration>,
     pub(crate) header_timeout: Option<Duration>,
     pub(crate) idle_timeout: Option<Duration>,
+    pub(crate) recycling: Limits,
+    pub(crate) rebalance: bool,
+}
+
+/// What a worker may do before it is recycled. Nothing set: it serves for ever.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Limits {
+    pub(crate) requests: Option<u64>,
+    pub(crate) lifetime: Option<Duration>,
+    /// In bytes.
+    pub(crate) memory: Option<u64>,
 }
 
 impl Default for Settings {
@@ -71,6 +82,8 @@ impl Default for Settings {
             first_byte_timeout: Some(Duration::from_secs(10)),
             header_timeout: Some(Duration::from_secs(10)),
             idle_timeout: Some(Duration::from_secs(75)),
+            recycling: Limits::default(),
+            rebalance: true,
         }
     }
 }

@@ -8,6 +8,7 @@ mod handle;
 mod hooks;
 mod image;
 mod link;
+mod memory;
 mod process;
 
 use std::{

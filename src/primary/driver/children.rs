@@ -166,6 +166,7 @@ impl Driver {
         let Some(child) = self.children.remove(&id) else {
             return;
         };
+        self.recycling.gone(id);
         let handle = child.handle;
         child.reading.abort();
         let open_connections = {

@@ -2,6 +2,7 @@
 
 mod children;
 mod ending;
+mod recycling;
 mod restarts;
 
 use std::{
@@ -37,6 +38,7 @@ use crate::{
     event::Restarted,
     id::WorkerId,
     ipc::limits,
+    recycling::Recycling,
     settings::Settings,
     signals::{Order, PrimarySignals},
     sockets::Listener,
@@ -84,6 +86,7 @@ struct Driver {
     restarts: [Vec<oneshot::Sender<Result<Restarted>>>; 2],
     scaling: Vec<oneshot::Sender<Result<()>>>,
     failure: Option<Error>,
+    recycling: Recycling,
 }
 
 /// Runs the primary until its last worker has ended. Needs a `LocalSet`.
@@ -103,6 +106,7 @@ pub(crate) async fn run(setup: Setup) -> Result<()> {
         jitter: u64::from(std::process::id()),
         ..Policy::default()
     };
+    let recycling = Recycling::new(setup.settings.recycling, policy.jitter);
     let dispatch = Dispatch::new(setup.settings.scheduling);
     let mut driver = Driver {
         settings: setup.settings,
@@ -125,6 +129,7 @@ pub(crate) async fn run(setup: Setup) -> Result<()> {
         restarts: Default::default(),
         scaling: Vec::new(),
         failure: None,
+        recycling,
     };
     let attendant = spawn_local(dispatch::attend(driver.dispatch.clone()));
     driver.accept_from(setup.listeners)?;
@@ -305,6 +310,7 @@ impl Driver {
         // Before the time that has passed: a primary that was stopped for a while judges nobody by what it did not see.
         beats.into_iter().for_each(|id| self.tell(Input::Beat(id)));
         self.tell(Input::Tick);
+        self.recycle(now);
         self.close_further();
     }
 

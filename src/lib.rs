@@ -79,7 +79,7 @@
 //! 4 roles      primary/ (driver/, dispatch/, choice, acceptor, link, process, image, handle, hooks)   worker/ (run, apps, hub, watch)
 //! 3 http       http/ (serving, timeouts, draining, letting go): knows a stream and a service, not who handed them over
 //! 2 wires      ipc/ (channel, intake, outbox, datagram, memfd, limits)  scoreboard/  sockets  signals  birth  reactor
-//! 1 machines   supervisor/  recycling  scheduler  frame: pure, no tokio, no descriptor, no clock
+//! 1 machines   supervisor/  recycling  rebalance  scheduler  frame: pure, no tokio, no descriptor, no clock
 //! 0 words      settings  address  event  message  id  error
 //! ```
 
@@ -103,6 +103,7 @@ mod layer;
 mod message;
 mod primary;
 mod reactor;
+mod rebalance;
 mod recycling;
 mod scheduler;
 mod scoreboard;

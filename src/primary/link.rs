@@ -177,7 +177,7 @@ impl Link {
                         return Err("a count of more than it was sent");
                     }
                 }
-                (Frame::Hello(_) | Frame::Welcome(_), _) => {
+                (Frame::Hello(_) | Frame::Welcome(_) | Frame::GiveBack(_), _) => {
                     return Err("a frame that workers do not send");
                 }
             }

@@ -22,6 +22,7 @@ mod hooks;
 mod limits;
 mod messages;
 mod quickstart;
+mod rebalance;
 mod recycling;
 mod restart;
 mod sessions;

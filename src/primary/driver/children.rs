@@ -167,6 +167,7 @@ impl Driver {
             return;
         };
         self.recycling.gone(id);
+        self.balance.gone(id);
         let handle = child.handle;
         child.reading.abort();
         let open_connections = {

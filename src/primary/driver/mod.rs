@@ -2,6 +2,7 @@
 
 mod children;
 mod ending;
+mod rebalance;
 mod recycling;
 mod restarts;
 
@@ -38,6 +39,7 @@ use crate::{
     event::Restarted,
     id::WorkerId,
     ipc::limits,
+    rebalance::Rebalance,
     recycling::Recycling,
     settings::Settings,
     signals::{Order, PrimarySignals},
@@ -87,6 +89,7 @@ struct Driver {
     scaling: Vec<oneshot::Sender<Result<()>>>,
     failure: Option<Error>,
     recycling: Recycling,
+    balance: Rebalance,
 }
 
 /// Runs the primary until its last worker has ended. Needs a `LocalSet`.
@@ -130,6 +133,7 @@ pub(crate) async fn run(setup: Setup) -> Result<()> {
         scaling: Vec::new(),
         failure: None,
         recycling,
+        balance: Rebalance::default(),
     };
     let attendant = spawn_local(dispatch::attend(driver.dispatch.clone()));
     driver.accept_from(setup.listeners)?;
@@ -311,6 +315,7 @@ impl Driver {
         beats.into_iter().for_each(|id| self.tell(Input::Beat(id)));
         self.tell(Input::Tick);
         self.recycle(now);
+        self.rebalance(now);
         self.close_further();
     }
 

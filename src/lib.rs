@@ -57,6 +57,7 @@
 //! | a worker dies, however | only its own requests in flight fail; it is replaced at once; nobody is refused |
 //! | a rolling restart | never fewer workers; live HTTP/1.1 connections move to the new workers, no client notices |
 //! | a worker has served enough, if told so | replaced like in a restart, one at a time, none together |
+//! | a worker holds more than its share | idle HTTP/1.1 connections move to emptier ones, no client notices |
 //! | a worker hangs or is stopped | its waiting connections go to others after 100 ms; after `hang_timeout` it is aborted and replaced |
 //! | TERM or INT | what has come is accepted, what is in flight finishes, exit 0, nothing is left |
 //! | the primary is killed | workers drain and end; none outlives the drain deadline, none becomes a primary |

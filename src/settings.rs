@@ -40,6 +40,7 @@ impl Scheduling {
 
 /// Times and limits. The public builder documents each.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)] // what an older primary does not know is as it was there
 pub(crate) struct Settings {
     pub(crate) workers: u32,
     pub(crate) scheduling: Scheduling,

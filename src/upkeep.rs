@@ -11,7 +11,8 @@ impl ClusteredServer {
     /// connections over: no client notices, and never fewer workers serve. One worker at a time: each gets up to a tenth more than
     /// `requests`, spread evenly, so that workers of the same load come due apart; and the next one waits until the last one has
     /// ended. Looked at 20 times a second: what a worker serves meanwhile comes on top. If a successor does not come up, the old worker
-    /// stays, and it is tried again after a back-off.
+    /// stays, and it is tried again after a back-off. WebSockets and other long-lived streams are told by
+    /// [`draining()`](crate::Worker::draining), and cut at the [`drain_deadline`](Self::drain_deadline). Not with `workers(0)`.
     pub fn max_requests(mut self, requests: u64) -> Self {
         self.settings.recycling.requests = Some(requests.max(1));
         self

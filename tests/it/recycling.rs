@@ -1,6 +1,10 @@
 //! Workers that have served enough are replaced, one at a time, and nothing is lost (L13, L14).
 
-use std::time::{Duration, Instant};
+use std::{
+    fs::{self, Permissions},
+    os::unix::fs::PermissionsExt,
+    time::{Duration, Instant},
+};
 
 use crate::{
     client::{Load, Mode, Running, Tally, Wire, sized},
@@ -182,4 +186,32 @@ fn a_worker_that_leaks_is_recycled_alone_and_its_client_stays() {
     tally.must_be_perfect();
     tally.must("nobody reconnected", tally.connections() == 2);
     assert_eq!(recycled(&server).len(), 1, "{}", server.output());
+}
+
+#[test]
+fn a_worker_whose_successor_cannot_start_stays_and_is_tried_again() {
+    // As somebody who is named it runs a copy of its own, which can be made impossible to start.
+    let server = Server::run("playground")
+        .workers(2)
+        .env("MAX_REQUESTS", 300)
+        .user(rustix::process::geteuid().as_raw())
+        .start();
+    let program = format!("/proc/{}/exe", server.pid());
+    let allow = |mode| fs::set_permissions(&program, Permissions::from_mode(mode)).unwrap();
+    allow(0o644);
+    let before = server.worker_pids();
+    let running = load(&server);
+    server.wait_until("it is tried again and again", |server| {
+        server
+            .output()
+            .matches("started again after a while")
+            .count()
+            >= 3
+    });
+    assert_eq!(server.worker_pids(), before, "they serve on");
+    assert_eq!(recycled(&server).len(), 1, "the other one waits");
+    allow(0o755);
+    wait_for_recycled(&server, 3);
+    must_have_lost_nothing(running);
+    one_at_a_time(&server, 2);
 }

@@ -20,14 +20,15 @@
 //! | `GET /peer` | the client's address, as the server sees it |
 //! | `GET /sse`, `GET /ws` | an event every 100 ms until the worker drains; a WebSocket echo |
 //! | `GET /block?ms=N` | blocks the runtime's thread |
+//! | `GET /leak?bytes=N` | the worker keeps so much more memory for ever |
 //! | `GET /panic` | the handler panics, which costs its connection only |
 //! | `GET /crash?how=exit\|abort\|panic\|segv` | ends the worker that way |
 //! | `POST /notify` | the worker sends `{"cmd":"notifyRequest"}`; the primary prints `numReqs = N` within a second |
 //! | `POST /broadcast` | the body goes to the primary and from there to every worker, which prints `worker ID heard BODY` |
 //!
 //! Told by variables: `ADDR` (default `127.0.0.1:8000`; several with commas; `unix:/path`; `file:/path`: what stands in that file at the
-//! start), and in milliseconds `DRAIN_MS`, `EXIT_GRACE_MS`,
-//! `HANG_MS`, `BOOT_MS`, `FIRST_BYTE_MS`, `HEADER_MS`, `IDLE_MS`, `LINGER_MS`; `MAX_CONNECTIONS`.
+//! start), and in milliseconds `DRAIN_MS`, `EXIT_GRACE_MS`, `HANG_MS`, `BOOT_MS`, `FIRST_BYTE_MS`, `HEADER_MS`, `IDLE_MS`, `LINGER_MS`,
+//! `MAX_LIFETIME_MS`; numbers `MAX_CONNECTIONS`, `MAX_REQUESTS`, `MEMORY_LIMIT` (bytes), `REBALANCE` (0 or 1).
 //!
 //! It misbehaves when told to:
 //!
@@ -137,6 +138,7 @@ fn app(worker: &Worker) -> Router {
         .route("/sse", get(events))
         .route("/ws", get(web_socket))
         .route("/block", get(block))
+        .route("/leak", get(leak))
         .route("/panic", get(panicking))
         .route("/crash", get(crash))
         .route("/notify", post(|worker: Worker| async move { worker.send(&Order::NotifyRequest) }))
@@ -168,6 +170,16 @@ async fn slow(Query(Time { ms }): Query<Time>) -> String {
 async fn block(Query(Time { ms }): Query<Time>) -> String {
     sleep(Duration::from_millis(ms));
     format!("blocked {ms} ms")
+}
+
+#[derive(Deserialize)]
+struct Size {
+    bytes: usize,
+}
+
+async fn leak(Query(Size { bytes }): Query<Size>) -> String {
+    vec![1_u8; bytes].leak();
+    format!("leaked {bytes} bytes")
 }
 
 async fn panicking() -> &'static str {
@@ -273,8 +285,17 @@ fn configured() -> Result<ClusteredServer, String> {
     if let Some(connections) = number("MAX_CONNECTIONS")? {
         server = server.max_connections(usize::try_from(connections).unwrap_or(usize::MAX));
     }
+    if let Some(requests) = number("MAX_REQUESTS")? {
+        server = server.max_requests(requests);
+    }
+    if let Some(bytes) = number("MEMORY_LIMIT")? {
+        server = server.memory_limit(bytes);
+    }
+    if let Some(rebalance) = number("REBALANCE")? {
+        server = server.rebalance(rebalance != 0);
+    }
     type Setter = fn(ClusteredServer, Duration) -> ClusteredServer;
-    let times: [(&str, Setter); 8] = [
+    let times: [(&str, Setter); 9] = [
         ("DRAIN_MS", ClusteredServer::drain_deadline),
         ("EXIT_GRACE_MS", ClusteredServer::exit_grace),
         ("HANG_MS", ClusteredServer::hang_timeout),
@@ -283,6 +304,7 @@ fn configured() -> Result<ClusteredServer, String> {
         ("FIRST_BYTE_MS", ClusteredServer::first_byte_timeout),
         ("HEADER_MS", ClusteredServer::header_timeout),
         ("IDLE_MS", ClusteredServer::idle_timeout),
+        ("MAX_LIFETIME_MS", ClusteredServer::max_lifetime),
     ];
     for (name, set) in times {
         if let Some(ms) = number(name)? {

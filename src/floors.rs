@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fs, path::Path};
 
 /// Each top-level module and its floor, as the map in `lib.rs` draws them.
-const FLOORS: [(&str, u8); 29] = [
+const FLOORS: [(&str, u8); 32] = [
     ("address", 0),
     ("error", 0),
     ("event", 0),
@@ -11,6 +11,8 @@ const FLOORS: [(&str, u8); 29] = [
     ("message", 0),
     ("settings", 0),
     ("frame", 1),
+    ("rebalance", 1),
+    ("recycling", 1),
     ("scheduler", 1),
     ("supervisor", 1),
     ("birth", 2),
@@ -31,6 +33,7 @@ const FLOORS: [(&str, u8); 29] = [
     ("service", 5),
     ("single", 5),
     ("start", 5),
+    ("upkeep", 5),
     ("floors", 5),
     ("lib", 5),
 ];

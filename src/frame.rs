@@ -35,6 +35,8 @@ pub(crate) enum Frame<'a> {
     Notices(&'a [u8]),
     /// Either: so many bytes of messages and notices have been consumed since the last time.
     Consumed(u32),
+    /// Primary: so many idle connections would do better elsewhere, give them back.
+    GiveBack(u32),
 }
 
 impl<'a> Frame<'a> {
@@ -47,6 +49,7 @@ impl<'a> Frame<'a> {
             Self::Message(_) => 5,
             Self::Notices(_) => 6,
             Self::Consumed(_) => 7,
+            Self::GiveBack(_) => 8,
         }
     }
 
@@ -58,10 +61,8 @@ impl<'a> Frame<'a> {
             (4, []) => Ok(Self::Leaving),
             (5, _) => Ok(Self::Message(payload)),
             (6, _) => Ok(Self::Notices(payload)),
-            (7, _) => payload
-                .try_into()
-                .map(|n| Self::Consumed(u32::from_le_bytes(n)))
-                .map_err(|_| Malformed),
+            (7, _) => number(payload).map(Self::Consumed),
+            (8, _) => number(payload).map(Self::GiveBack),
             _ => Err(Malformed),
         }
     }
@@ -75,7 +76,7 @@ impl<'a> Frame<'a> {
                 | Self::Listening(bytes)
                 | Self::Message(bytes)
                 | Self::Notices(bytes) => bytes.len(),
-                Self::Consumed(_) => 4,
+                Self::Consumed(_) | Self::GiveBack(_) => 4,
                 Self::Leaving => 0,
             }
     }
@@ -92,10 +93,15 @@ impl<'a> Frame<'a> {
             | Self::Listening(bytes)
             | Self::Message(bytes)
             | Self::Notices(bytes) => datagram.extend_from_slice(bytes),
-            Self::Consumed(n) => datagram.extend_from_slice(&n.to_le_bytes()),
+            Self::Consumed(n) | Self::GiveBack(n) => datagram.extend_from_slice(&n.to_le_bytes()),
             Self::Leaving => {}
         }
     }
+}
+
+fn number(payload: &[u8]) -> Result<u32, Malformed> {
+    let number = payload.try_into().map_err(|_| Malformed)?;
+    Ok(u32::from_le_bytes(number))
 }
 
 /// A datagram is not what this version writes.
@@ -203,6 +209,7 @@ mod tests {
             Frame::Message(b""),
             Frame::Consumed(70_000),
             Frame::Leaving,
+            Frame::GiveBack(64),
         ];
         let mut datagram = Vec::new();
         sent.iter().for_each(|frame| frame.encode(&mut datagram));

@@ -56,6 +56,8 @@
 //! |---|---|
 //! | a worker dies, however | only its own requests in flight fail; it is replaced at once; nobody is refused |
 //! | a rolling restart | never fewer workers; live HTTP/1.1 connections move to the new workers, no client notices |
+//! | a worker has served enough, if told so | replaced like in a restart, one at a time, none together |
+//! | a worker holds more than its share | idle HTTP/1.1 connections move to emptier ones, no client notices |
 //! | a worker hangs or is stopped | its waiting connections go to others after 100 ms; after `hang_timeout` it is aborted and replaced |
 //! | TERM or INT | what has come is accepted, what is in flight finishes, exit 0, nothing is left |
 //! | the primary is killed | workers drain and end; none outlives the drain deadline, none becomes a primary |
@@ -74,11 +76,11 @@
 //! Imports point down the floors, never up; a test reads the sources and keeps it so.
 //!
 //! ```text
-//! 5 surface    server (ClusteredServer, Serve)  hooks  start  single  service  cluster  layer  extract
+//! 5 surface    server (ClusteredServer, Serve)  upkeep  hooks  start  single  service  cluster  layer  extract
 //! 4 roles      primary/ (driver/, dispatch/, choice, acceptor, link, process, image, handle, hooks)   worker/ (run, apps, hub, watch)
 //! 3 http       http/ (serving, timeouts, draining, letting go): knows a stream and a service, not who handed them over
 //! 2 wires      ipc/ (channel, intake, outbox, datagram, memfd, limits)  scoreboard/  sockets  signals  birth  reactor
-//! 1 machines   supervisor/  scheduler  frame: pure, no tokio, no descriptor, no clock
+//! 1 machines   supervisor/  recycling  rebalance  scheduler  frame: pure, no tokio, no descriptor, no clock
 //! 0 words      settings  address  event  message  id  error
 //! ```
 
@@ -103,6 +105,8 @@ mod listeners;
 mod message;
 mod primary;
 mod reactor;
+mod rebalance;
+mod recycling;
 mod scheduler;
 mod scoreboard;
 mod server;
@@ -113,6 +117,7 @@ mod single;
 mod sockets;
 mod start;
 mod supervisor;
+mod upkeep;
 mod worker;
 
 pub use address::{Address, Addresses};

@@ -40,6 +40,7 @@ impl Scheduling {
 
 /// Times and limits. The public builder documents each.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)] // what an older primary does not know is as it was there
 pub(crate) struct Settings {
     pub(crate) workers: u32,
     pub(crate) scheduling: Scheduling,
@@ -53,6 +54,17 @@ pub(crate) struct Settings {
     pub(crate) first_byte_timeout: Option<Duration>,
     pub(crate) header_timeout: Option<Duration>,
     pub(crate) idle_timeout: Option<Duration>,
+    pub(crate) recycling: Limits,
+    pub(crate) rebalance: bool,
+}
+
+/// What a worker may do before it is recycled. Nothing set: it serves for ever.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Limits {
+    pub(crate) requests: Option<u64>,
+    pub(crate) lifetime: Option<Duration>,
+    /// In bytes.
+    pub(crate) memory: Option<u64>,
 }
 
 impl Default for Settings {
@@ -71,6 +83,8 @@ impl Default for Settings {
             first_byte_timeout: Some(Duration::from_secs(10)),
             header_timeout: Some(Duration::from_secs(10)),
             idle_timeout: Some(Duration::from_secs(75)),
+            recycling: Limits::default(),
+            rebalance: true,
         }
     }
 }

@@ -66,6 +66,15 @@ impl Connections {
         }
     }
 
+    /// Releases up to `n` HTTP/1.1 connections that are idle, for somebody who has fewer; goes on serving. Says how many it told.
+    ///
+    /// By the rule by which all are released: one of which a request comes meanwhile answers it first.
+    pub(crate) fn give_back(&self, n: usize) -> usize {
+        let links = self.0.registry.order_idle(n, Orders::MOVE);
+        links.iter().for_each(|link| link.wake());
+        links.len()
+    }
+
     /// Ends everything at once, also streams that were upgraded and are read and written elsewhere. Says how many it cut.
     pub(crate) fn cut(&self) -> usize {
         let links = self.0.registry.order(Orders::CUT);

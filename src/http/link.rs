@@ -47,6 +47,8 @@ pub(super) struct Link {
     pub(super) unwritten: AtomicBool,
     /// The body of the latest request was not read to its end (yet). Kept by [`RequestBody`](super::RequestBody).
     pub(super) body_unread: AtomicBool,
+    /// It cannot be let go alive, so it is not asked for balance's sake: HTTP/2.
+    pub(super) stays: AtomicBool,
     /// Who reads and writes the stream once it is upgraded: woken when it is cut.
     pub(super) reader: AtomicWaker,
     pub(super) writer: AtomicWaker,
@@ -78,6 +80,7 @@ impl Link {
             activity: Activity::default(),
             unwritten: AtomicBool::new(false),
             body_unread: AtomicBool::new(false),
+            stays: AtomicBool::new(false),
             reader: AtomicWaker::new(),
             writer: AtomicWaker::new(),
             hub,
@@ -125,6 +128,11 @@ impl Link {
         if matches!(self.waiting.phase(), Phase::FirstByte | Phase::Idle) {
             self.wait_for(Phase::Head);
         }
+    }
+
+    /// Whether it looks as if it could be let go at once. Only its driver can tell, by the release rule.
+    pub(super) fn may_move(&self) -> bool {
+        self.waiting.phase() == Phase::Idle && !self.stays.load(Relaxed)
     }
 
     /// Whether a timeout is exceeded.

@@ -22,6 +22,9 @@ impl Orders {
     /// The reaper found a timeout exceeded; whether it still is, the driver decides.
     pub(super) const LATE: Self = Self(1 << 3);
 
+    /// Somebody else takes this one: it is released as soon as it is between two requests, though the process stays. HTTP/2 stays too.
+    pub(super) const MOVE: Self = Self(1 << 4);
+
     pub(super) fn is_empty(self) -> bool {
         self.0 == 0
     }
@@ -38,9 +41,9 @@ impl Orders {
         self.0 & (Self::RELEASE.0 | Self::CLOSE.0) != 0
     }
 
-    /// Whether to let the connection go alive. [`Leave::Close`] overrules [`Leave::Release`].
+    /// Whether to let the connection go alive. [`Leave::Close`] overrules all that says so.
     pub(super) fn releases(self) -> bool {
-        self.contains(Self::RELEASE) && !self.contains(Self::CLOSE)
+        self.0 & (Self::RELEASE.0 | Self::MOVE.0) != 0 && !self.contains(Self::CLOSE)
     }
 }
 

@@ -70,6 +70,16 @@ impl Registry {
             .collect()
     }
 
+    /// Orders something of up to `n` connections that are idle and can move, and returns them: to be woken.
+    pub(super) fn order_idle(&self, n: usize, orders: Orders) -> Vec<Arc<Link>> {
+        self.lock()
+            .links()
+            .filter(|link| link.may_move() && link.orders.put(orders))
+            .take(n)
+            .cloned()
+            .collect()
+    }
+
     /// Tells the connections that are late that they are, and returns them: to be woken.
     pub(super) fn order_late(&self) -> Vec<Arc<Link>> {
         self.lock()

@@ -58,6 +58,7 @@ impl<IO> Socket<IO> {
 
     pub(super) fn speaks_http2(&mut self) {
         self.http1 = false;
+        self.link().stays.store(true, Relaxed);
     }
 
     /// Gives the stream back, and `read` followed by what hyper did not take. It did not close, and is not counted so.

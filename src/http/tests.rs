@@ -1,5 +1,6 @@
 //! Over TCP where sockets matter, over in-memory streams with paused time where time does.
 
+mod balance;
 mod counting;
 mod http1;
 mod http2;

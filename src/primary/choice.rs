@@ -80,17 +80,30 @@ impl Choice {
         self.all.pick(peer)
     }
 
+    /// Whether a client belongs to its worker.
+    pub(super) fn is_sticky(&self) -> bool {
+        self.scheduling == Scheduling::IpHash
+    }
+
+    /// A connection was given to this worker by other means than picking.
+    pub(super) fn assigned(&mut self, id: WorkerId) {
+        self.all.assigned(id);
+    }
+
+    /// Those who stay.
+    pub(super) fn newest(&self) -> impl Iterator<Item = WorkerId> {
+        let newest = |(_, generation): &(&WorkerId, &Generation)| {
+            Some(**generation) == self.newest_generation
+        };
+        self.members.iter().filter(newest).map(|(&id, _)| id)
+    }
+
     /// Somebody who stays, for a connection that comes back.
     pub(super) fn pick_newest(&mut self, peer: Option<IpAddr>) -> Option<WorkerId> {
         let id = self.newest.pick(peer)?;
         self.newest.released(id, 1);
         self.all.assigned(id);
         Some(id)
-    }
-
-    /// A connection that the worker has already.
-    pub(super) fn assigned(&mut self, id: WorkerId) {
-        self.all.assigned(id);
     }
 
     pub(super) fn has_room(&self) -> bool {

@@ -203,7 +203,7 @@ impl Link {
                         return Err("a count of more than it was sent");
                     }
                 }
-                Frame::Hello(_) | Frame::Welcome(_) => {
+                Frame::Hello(_) | Frame::Welcome(_) | Frame::GiveBack(_) => {
                     return Err("a frame that workers do not send");
                 }
             }

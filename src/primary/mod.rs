@@ -9,6 +9,7 @@ mod handle;
 mod hooks;
 mod image;
 mod link;
+mod memory;
 mod process;
 mod succession;
 

@@ -183,13 +183,17 @@ impl Row {
         self.page.connections.taken.load(Relaxed)
     }
 
-    /// Connections that the worker does not hold any more, closed or given back.
+    /// Connections that the worker does not hold any more, closed or given back, or never did: lost on their way.
     pub(crate) fn done_with(&self) -> u64 {
-        self.page
-            .connections
-            .closed
-            .load(Relaxed)
-            .wrapping_add(self.page.connections.given_back.load(Relaxed))
+        let Connections {
+            closed,
+            given_back,
+            lost,
+            ..
+        } = &self.page.connections;
+        [closed, given_back, lost]
+            .iter()
+            .fold(0, |sum, more| sum.wrapping_add(more.load(Relaxed)))
     }
 
     pub(crate) fn read(&self) -> Numbers {

@@ -25,6 +25,8 @@ pub(crate) enum Input {
     Exited(WorkerId),
     /// It was sent TERM and asks to be retired; it serves on until it is ordered to.
     Leaving(WorkerId),
+    /// It has served enough ([`Recycling`](crate::recycling::Recycling)): replaced as one that asked to leave, but without the grace.
+    Recycle(WorkerId),
     /// Replace every worker by one of a new generation, each of which must have listened for `min_up` to count.
     Restart { min_up: Duration },
     /// Have this many workers from now on; zero is ignored.

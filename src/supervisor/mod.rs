@@ -5,7 +5,7 @@
 //!
 //! What holds whatever happens, and is tested with random inputs:
 //!
-//! - A worker in the way of a restart, or one that asked to leave, is retired only when its successor listens. So a
+//! - A worker in the way of a restart, one that asked to leave or that is recycled, is retired only when its successor listens. So a
 //!   restart never lowers the number of listening workers.
 //! - At most one replacement is under way: at most one worker more than wanted is not yet on its way out.
 //! - Ids are never reused; each is aborted, killed and retired at most once, and never named after it exited.
@@ -221,9 +221,8 @@ impl Supervisor {
                     self.workers.remove(&id);
                 }
             }
-            Input::Leaving(id) => {
-                self.with(id, |worker| worker.ask_to_leave(now));
-            }
+            Input::Leaving(id) => self.replace_at(id, now + self.policy.leave_grace),
+            Input::Recycle(id) => self.replace_at(id, now),
             Input::Restart { min_up } => self.request_restart(min_up),
             Input::Scale(workers) => self.scale(workers, now),
             Input::Shutdown => self.stop(now),

@@ -33,7 +33,7 @@ pub(super) struct Replacement {
 enum Cause {
     /// Failing abandons the restart.
     Restart,
-    /// The incumbent asked to leave. Failing means to try again after a back-off.
+    /// The incumbent asked to leave or has served enough. Failing means to try again after a back-off.
     Leaving,
 }
 
@@ -42,6 +42,13 @@ impl Supervisor {
     pub(super) fn request_restart(&mut self, min_up: Duration) {
         if self.phase == Phase::Running {
             self.queued_restart = self.queued_restart.max(Some(min_up));
+        }
+    }
+
+    /// Has a worker replaced from this time on, as soon as its turn comes.
+    pub(super) fn replace_at(&mut self, id: WorkerId, due: Instant) {
+        if let Some(worker) = self.workers.get_mut(&id) {
+            worker.leave_at(due);
         }
     }
 
@@ -58,7 +65,7 @@ impl Supervisor {
         }
     }
 
-    /// Begins the next replacement, if none is under way: of a restart, else of a worker that asked to leave.
+    /// Begins the next replacement, if none is under way: of a restart, else of a worker that is to leave.
     ///
     /// A restart goes first because it replaces who wants to leave anyway.
     pub(super) fn begin_replacement(&mut self, now: Instant) {
@@ -253,13 +260,13 @@ impl Supervisor {
         Some(since + replacement.min_up)
     }
 
-    /// When the slot's incumbent, if it asked to leave, is to be replaced.
+    /// When the slot's incumbent, if it is to leave, is to be replaced.
     fn leaver_due(&self, place: &Place) -> Option<Instant> {
         let worker = self
             .workers
             .get(&place.incumbent?)
             .filter(|worker| worker.is_promising())?;
-        let asked = worker.leaving? + self.policy.leave_grace;
-        Some(place.not_before.map_or(asked, |retry| retry.max(asked)))
+        let due = worker.leaving?;
+        Some(place.not_before.map_or(due, |retry| retry.max(due)))
     }
 }

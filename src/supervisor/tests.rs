@@ -334,6 +334,40 @@ fn a_leaving_worker_is_replaced_after_a_grace() {
 }
 
 #[test]
+fn a_recycled_worker_is_replaced_at_once_and_stays_until_its_successor_listens() {
+    let mut rig = Rig::serving(2);
+    assert_eq!(rig.on(Input::Recycle(id(2))), [spawn(3, 1, 1)]);
+    assert_eq!(rig.on(Input::Recycle(id(1))), [], "one at a time");
+    let failed = rig.on(Input::SpawnFailed(id(3)));
+    assert!(
+        matches!(
+            failed[..],
+            [
+                Action::Note(Note::BackOff { .. }),
+                Action::Spawn { id: _, .. }
+            ]
+        ),
+        "2 serves on, and is tried again after a while; 1 is next: {failed:?}"
+    );
+    assert_eq!(rig.up(4), [Action::Retire(id(1))]);
+    assert_eq!(rig.wait(ms(150)), [spawn(5, 1, 1)]);
+    assert_eq!(rig.up(5), [Action::Retire(id(2))]);
+    assert_eq!(rig.supervisor.listening(), 2);
+    let mut gone = Rig::serving(1);
+    assert_eq!(gone.all([Input::Recycle(id(9)), Input::Tick]), []);
+}
+
+#[test]
+fn a_restart_replaces_who_was_to_be_recycled() {
+    let mut rig = Rig::serving(2);
+    rig.on(RESTART);
+    assert_eq!(rig.on(Input::Recycle(id(2))), []);
+    rig.up(3);
+    assert!(rig.up(4).contains(&Action::Retire(id(2))));
+    assert_eq!(rig.wait(ms(500)), [], "no second successor");
+}
+
+#[test]
 fn scaling_fills_new_slots_and_empties_the_highest() {
     let mut rig = Rig::serving(2);
     assert_eq!(rig.on(Input::Scale(4)), [spawn(3, 2, 1), spawn(4, 3, 1)]);

@@ -40,7 +40,7 @@ pub(super) struct Worker {
     pub(super) generation: Generation,
     life: Life,
     pub(super) force: Force,
-    /// When it asked to be retired.
+    /// From when on it is to be replaced, because it asked to leave or has served enough.
     pub(super) leaving: Option<Instant>,
 }
 
@@ -220,8 +220,9 @@ impl Worker {
         }
     }
 
-    pub(super) fn ask_to_leave(&mut self, now: Instant) {
-        self.leaving.get_or_insert(now);
+    /// What was said first stands.
+    pub(super) fn leave_at(&mut self, due: Instant) {
+        self.leaving.get_or_insert(due);
     }
 
     /// Whether there is anyone to order: not before hello, not twice, not one that is going.

@@ -88,7 +88,7 @@ impl Joined {
         let connections = Connections::new(timeouts(&settings), worker.row().clone());
         let tasks = Tasks(vec![
             spawn(write(channel.clone(), worker.clone())),
-            spawn(read(channel, worker.clone())),
+            spawn(read(channel, worker.clone(), connections.clone())),
             spawn(beat(worker.clone())),
             spawn(tell_of_term(signals, worker.clone())),
             spawn({
@@ -298,7 +298,7 @@ async fn write(channel: Arc<Channel>, worker: Worker) {
 }
 
 /// Reads orders and messages until the primary is gone.
-async fn read(channel: Arc<Channel>, worker: Worker) {
+async fn read(channel: Arc<Channel>, worker: Worker, connections: Connections) {
     let mut buffer = Buffer::new();
     while let Ok(Some(received)) = channel.receive(&mut buffer).await {
         for frame in frames(buffer.get(received.len)) {
@@ -309,6 +309,10 @@ async fn read(channel: Arc<Channel>, worker: Worker) {
                 ),
                 Ok(Frame::Consumed(n)) => {
                     worker.outbox().consumed(n as usize);
+                }
+                Ok(Frame::GiveBack(n)) => {
+                    let told = connections.give_back(n as usize);
+                    tracing::debug!(worker = %worker.id(), connections = told, "gives idle connections back");
                 }
                 _ => tracing::error!("the primary sent a frame that this version does not know"),
             }

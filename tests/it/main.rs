@@ -26,6 +26,8 @@ mod messages;
 mod oddities;
 mod protocols;
 mod quickstart;
+mod rebalance;
+mod recycling;
 mod restart;
 mod scale;
 mod sessions;

@@ -177,8 +177,10 @@ fn no_message_is_lost_and_none_counted_twice_over_upgrades() {
     assert_eq!(server.lines("final: "), [expected]);
 }
 
-/// What a program is that does not come up, and what the log says of it.
-fn broken(path: &str) -> Vec<(&'static str, Box<dyn Fn() + '_>)> {
+type Broken<'a> = Vec<(&'static str, Box<dyn Fn() + 'a>)>;
+
+/// What a program is that does not come up, and how it gets there.
+fn broken(path: &str) -> Broken<'_> {
     let put = move |content: Vec<u8>, mode: u32| {
         let fresh = format!("{path}.fresh");
         fs::write(&fresh, content).unwrap();

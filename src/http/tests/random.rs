@@ -99,8 +99,11 @@ async fn play(seed: u64, may_close: bool) -> usize {
         loop {
             let server = Server::new(PATIENT);
             let task = server.serve(stream, start);
+            // Every other time for balance, at whatever moment it looks idle.
+            let balances = random.below(2) == 0;
             for _ in 0..random.below(20) {
                 yield_now().await;
+                server.connections.give_back(usize::from(balances));
             }
             server.connections.leave(Leave::Release);
             let end = task.await.unwrap();

@@ -3,6 +3,7 @@
 //! Invariant: a connection is in exactly one place: in the batch of a worker, in `waiting`, in an intake, or with a worker. Only what a
 //! worker had taken can be lost with it.
 
+mod balance;
 mod rescue;
 
 use std::{
@@ -281,7 +282,7 @@ impl Dispatch {
         let came_back = conn.read.is_some();
         let picked = match self.crowded {
             Some(_) => None,
-            None if came_back => self.choice.pick_newest(peer),
+            None if came_back => self.pick_returned(peer),
             None => self.choice.pick(peer),
         };
         let Some(id) = picked else {

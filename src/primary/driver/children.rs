@@ -242,6 +242,8 @@ impl Driver {
         let Some(child) = self.children.remove(&id) else {
             return;
         };
+        self.recycling.gone(id);
+        self.balance.gone(id);
         let handle = child.handle;
         child.reading.abort();
         let open_connections = {

@@ -3,6 +3,8 @@
 mod adopt;
 mod children;
 mod ending;
+mod rebalance;
+mod recycling;
 mod restarts;
 mod upgrade;
 
@@ -43,6 +45,8 @@ use crate::{
     id::{Generation, WorkerId},
     ipc::limits,
     listeners::Bound,
+    rebalance::Rebalance,
+    recycling::Recycling,
     settings::Settings,
     signals::{self, Order, PrimarySignals},
     supervisor::{self, Action, Input, Note, Policy, Supervisor},
@@ -102,6 +106,8 @@ struct Driver {
     restarts: [Vec<oneshot::Sender<Result<Restarted>>>; 2],
     scaling: Vec<oneshot::Sender<Result<()>>>,
     failure: Option<Error>,
+    recycling: Recycling,
+    balance: Rebalance,
 }
 
 /// Runs the primary until its last worker has ended. Needs a `LocalSet`.
@@ -163,6 +169,7 @@ impl Driver {
             jitter: u64::from(std::process::id()),
             ..Policy::default()
         };
+        let recycling = Recycling::new(setup.settings.recycling, policy.jitter);
         let (now, image) = (Instant::now(), Rc::new(setup.image));
         let (supervisor, generation) = match &setup.estate {
             Some(estate) => {
@@ -197,6 +204,8 @@ impl Driver {
             restarts: Default::default(),
             scaling: Vec::new(),
             failure: None,
+            recycling,
+            balance: Rebalance::default(),
         };
         driver.accept_from(setup.listeners)?;
         match setup.estate {
@@ -371,6 +380,8 @@ impl Driver {
         // Before the time that has passed: a primary that was stopped for a while judges nobody by what it did not see.
         beats.into_iter().for_each(|id| self.tell(Input::Beat(id)));
         self.tell(Input::Tick);
+        self.recycle(now);
+        self.rebalance(now);
         self.close_further();
     }
 

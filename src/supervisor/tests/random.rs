@@ -54,6 +54,7 @@ enum Step {
     Crash(usize),
     CloseChannel(usize),
     Leaving(usize),
+    Recycle(usize),
     Beats,
     Restart(u64),
     Scale(u32),
@@ -72,6 +73,7 @@ fn step() -> impl Strategy<Value = Step> {
         60 => who().prop_map(Step::Crash),
         20 => who().prop_map(Step::CloseChannel),
         40 => who().prop_map(Step::Leaving),
+        40 => who().prop_map(Step::Recycle),
         40 => Just(Step::Beats),
         60 => prop_oneof![Just(0), 1..1500_u64].prop_map(Step::Restart),
         30 => (0..5_u32).prop_map(Step::Scale),
@@ -143,6 +145,11 @@ impl World {
                     self.send(Input::Leaving(id));
                 }
             }
+            Step::Recycle(who) => {
+                if let Some(id) = self.some(who, Process::lives) {
+                    self.send(Input::Recycle(id));
+                }
+            }
             Step::Beats => {
                 let living: Vec<_> = self
                     .processes
@@ -208,7 +215,7 @@ impl World {
         let up = self
             .some(who, |process| process.stage >= Stage::Online)
             .unwrap_or(stranger);
-        self.send(match what % 12 {
+        self.send(match what % 13 {
             0 => Input::Start,
             1 => Input::Listening(booting),
             2 => Input::Spawned(up),
@@ -220,6 +227,7 @@ impl World {
             8 => Input::Online(gone),
             9 => Input::Beat(booting),
             10 => Input::Leaving(gone),
+            11 => Input::Recycle(gone),
             _ => Input::Exited(stranger),
         });
     }

@@ -1,0 +1,25 @@
+//! Rebalancing: shows the machine what workers hold, and asks those that hold too much for idle connections.
+
+use std::time::Instant;
+
+use super::Driver;
+use crate::{frame::Frame, settings::Scheduling};
+
+impl Driver {
+    pub(super) fn rebalance(&mut self, now: Instant) {
+        if !self.settings.rebalance || self.settings.scheduling == Scheduling::IpHash {
+            return;
+        }
+        // A restart moves every connection anyway, each once.
+        if self.closing.is_some() || self.supervisor.restarting().is_some() {
+            return self.balance.reset();
+        }
+        let loads = self.dispatch.borrow().loads();
+        for (id, connections) in self.balance.look(now, &loads) {
+            if let Some(child) = self.children.get(&id) {
+                tracing::info!(worker = %id, connections, "idle connections move to emptier workers");
+                child.handle.outbox().order(&Frame::GiveBack(connections));
+            }
+        }
+    }
+}

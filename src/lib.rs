@@ -77,7 +77,7 @@
 //!
 //! ```text
 //! 5 surface    server (ClusteredServer, Serve)  upkeep  hooks  start  single  service  cluster  layer  extract
-//! 4 roles      primary/ (driver/, dispatch/, choice, acceptor, link, process, image, handle, hooks)   worker/ (run, apps, hub, watch)
+//! 4 roles      primary/ (driver/, dispatch/, choice, acceptor, link, process, memory, image, handle, hooks)   worker/ (run, apps, hub, watch)
 //! 3 http       http/ (serving, timeouts, draining, letting go): knows a stream and a service, not who handed them over
 //! 2 wires      ipc/ (channel, intake, outbox, datagram, memfd, limits)  scoreboard/  sockets  signals  birth  reactor
 //! 1 machines   supervisor/  recycling  rebalance  scheduler  frame: pure, no tokio, no descriptor, no clock

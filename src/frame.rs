@@ -10,7 +10,7 @@ use http::{Method, StatusCode};
 use crate::message::{MAX_MESSAGE, RequestNotice};
 
 /// Raised when frames or settings change so that an older peer would misread them.
-pub(crate) const WIRE_VERSION: u32 = 1;
+pub(crate) const WIRE_VERSION: u32 = 2;
 
 /// A frame's kind and length.
 const HEADER: usize = 5;

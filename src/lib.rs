@@ -79,7 +79,7 @@
 //! 3 http       http/ (serving, timeouts, draining, letting go): knows a stream and a service, not who handed them over
 //! 2 wires      ipc/ (channel, intake, outbox, datagram, memfd, limits)  scoreboard/  sockets  signals  birth  reactor
 //! 1 machines   supervisor/  scheduler  frame: pure, no tokio, no descriptor, no clock
-//! 0 words      settings  address  event  message  id  error
+//! 0 words      settings  address  event  message  moved  id  error
 //! ```
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
@@ -100,6 +100,7 @@ mod id;
 mod ipc;
 mod layer;
 mod message;
+mod moved;
 mod primary;
 mod reactor;
 mod scheduler;

@@ -240,7 +240,7 @@ async fn accept(
                     fd,
                     listener: listens_for,
                     peer,
-                    read: None,
+                    moved: None,
                 },
                 &serving,
             )

@@ -101,22 +101,16 @@ impl Connections {
         S: Serves<B>,
         B: Content,
     {
-        let (silent, before, orders) = match start {
-            Start::Fresh => (Phase::FirstByte, Bytes::new(), Orders::default()),
-            Start::Moved(before) => (Phase::Idle, before, Orders::default()),
-            Start::Stays(before) => (Phase::Idle, before, Orders::CLOSE),
+        let hub = Arc::clone(&self.0);
+        let (link, before) = match start {
+            Start::Fresh => (
+                Link::new(hub, Phase::FirstByte, Orders::default()),
+                Bytes::new(),
+            ),
+            Start::Moved(moved) => (Link::moved(hub, &moved, Orders::default()), moved.read),
+            Start::Stays(moved) => (Link::moved(hub, &moved, Orders::CLOSE), moved.read),
         };
-        let phase = if before.is_empty() {
-            silent
-        } else {
-            Phase::Head
-        };
-        let socket = Socket::new(
-            stream,
-            before,
-            Link::new(Arc::clone(&self.0), phase, orders),
-        );
-        drive(socket, service)
+        drive(Socket::new(stream, before, link), service)
     }
 }
 
@@ -153,6 +147,6 @@ where
 }
 
 fn released<IO>(socket: Socket<IO>, read: Bytes) -> End<IO> {
-    let (stream, read) = socket.release(read);
-    End::Released(stream, read)
+    let (stream, moved) = socket.release(read);
+    End::Released(stream, moved)
 }

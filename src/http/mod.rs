@@ -37,12 +37,12 @@ mod tests;
 
 use std::time::Duration;
 
-use bytes::Bytes;
-
 pub(crate) use app::{Content, Serves};
 pub use body::RequestBody;
 pub(crate) use connections::Connections;
 pub(crate) use orders::Leave;
+
+use crate::moved::Moved;
 
 /// What any part of an HTTP message or of a service may fail with.
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -65,11 +65,10 @@ pub(crate) struct Timeouts {
 pub(crate) enum Start {
     /// Just accepted.
     Fresh,
-    /// Between two requests: another process let it go, having read this much of the next. The client was promised the
-    /// idle timeout, so that is what it gets, and not the shorter one for the first byte.
-    Moved(Bytes),
+    /// Between two requests: another process let it go there. Its time runs on.
+    Moved(Moved),
     /// Released here, but nobody took it: [`Leave::Close`] holds for it, whatever holds for the process.
-    Stays(Bytes),
+    Stays(Moved),
 }
 
 /// How serving a connection ended.
@@ -79,6 +78,6 @@ pub(crate) enum End<IO> {
     Closed,
     /// The handler has the stream. It still counts as open and can still be [cut](Connections::cut).
     Upgraded,
-    /// Let go between two requests: the stream, and what was read of the next request. No longer counted as open.
-    Released(IO, Bytes),
+    /// Let go between two requests: the stream, and where it stands. No longer counted as open.
+    Released(IO, Moved),
 }

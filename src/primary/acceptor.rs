@@ -81,7 +81,7 @@ impl Acceptor {
                     fd,
                     listener: self.app,
                     peer,
-                    read: None,
+                    moved: None,
                 }),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     outcome = Accepted::All;

@@ -4,12 +4,12 @@ use tokio::{
     task::JoinHandle,
 };
 
-use super::support::{Client, PATIENT, Server, let_run};
+use super::support::{Client, PATIENT, Server, having_read, let_run};
 use crate::http::{End, Leave, Start};
 
 async fn released<IO>(task: JoinHandle<End<IO>>) -> (IO, String) {
     match task.await.unwrap() {
-        End::Released(stream, read) => (stream, String::from_utf8(read.to_vec()).unwrap()),
+        End::Released(stream, moved) => (stream, String::from_utf8(moved.read.to_vec()).unwrap()),
         End::Closed => panic!("closed"),
         End::Upgraded => panic!("upgraded"),
     }
@@ -21,7 +21,7 @@ where
     IO: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
 {
     let next = Server::new(PATIENT);
-    let task = next.serve(stream, Start::Moved(read.into()));
+    let task = next.serve(stream, Start::Moved(having_read(&read)));
     (next, task)
 }
 
@@ -133,8 +133,9 @@ async fn never_within_a_body_and_never_with_a_body_for_a_request() {
             client.send(&body[sent..]).await;
             client.send("GET /n/2 HTTP/1.1\r\nhost: x\r\n\r\n").await;
             let next = match task.await.unwrap() {
-                End::Released(stream, read) => {
-                    Some(moves(stream, String::from_utf8(read.to_vec()).unwrap()))
+                End::Released(stream, moved) => {
+                    let read = String::from_utf8(moved.read.to_vec()).unwrap();
+                    Some(moves(stream, read))
                 }
                 End::Closed => None,
                 End::Upgraded => panic!(),
@@ -248,7 +249,7 @@ async fn one_that_nobody_took_stays_and_is_told_to_close() {
     client.get("/").await;
     server.connections.leave(Leave::Release);
     let (stream, read) = released(task).await;
-    let task = server.serve(stream, Start::Stays(read.into()));
+    let task = server.serve(stream, Start::Stays(having_read(&read)));
     let_run().await;
     assert_eq!(server.connections.open(), 1);
     let reply = client.get("/").await;

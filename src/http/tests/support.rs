@@ -25,6 +25,7 @@ use tokio::{
 
 use crate::{
     http::{Connections, End, Start, Timeouts},
+    moved::Moved,
     scoreboard::Row,
 };
 
@@ -117,6 +118,14 @@ impl Server {
 
     pub(super) fn calls(&self) -> Vec<String> {
         self.calls.lock().unwrap().clone()
+    }
+}
+
+/// Where a connection stands of whose next request so much was read.
+pub(super) fn having_read(read: &str) -> Moved {
+    Moved {
+        read: read.to_owned().into(),
+        ..Moved::default()
     }
 }
 

@@ -26,7 +26,8 @@
 //! | `POST /broadcast` | the body goes to the primary and from there to every worker, which prints `worker ID heard BODY` |
 //!
 //! Told by variables: `ADDR` (default `127.0.0.1:8000`; several with commas; `unix:/path`), and in milliseconds `DRAIN_MS`, `EXIT_GRACE_MS`,
-//! `HANG_MS`, `BOOT_MS`, `FIRST_BYTE_MS`, `HEADER_MS`, `IDLE_MS`, `LINGER_MS`; `MAX_CONNECTIONS`.
+//! `HANG_MS`, `BOOT_MS`, `FIRST_BYTE_MS`, `HEADER_MS`, `IDLE_MS`, `LINGER_MS`; `MAX_CONNECTIONS`;
+//! `HANDBACK=off`: workers that leave close their connections.
 //!
 //! It misbehaves when told to:
 //!
@@ -257,6 +258,11 @@ fn configured() -> Result<ClusteredServer, String> {
     let mut server = ClusteredServer::bind(addr.split(',').collect::<Vec<_>>());
     if let Some(connections) = number("MAX_CONNECTIONS")? {
         server = server.max_connections(usize::try_from(connections).unwrap_or(usize::MAX));
+    }
+    match env::var("HANDBACK").as_deref() {
+        Err(_) | Ok("on") => {}
+        Ok("off") => server = server.handback(false),
+        Ok(value) => return Err(format!("HANDBACK is `{value}`; expected `on` or `off`")),
     }
     type Setter = fn(ClusteredServer, Duration) -> ClusteredServer;
     let times: [(&str, Setter); 8] = [

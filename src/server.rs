@@ -141,7 +141,17 @@ impl ClusteredServer {
         self
     }
 
-    /// How long an idle connection that nobody else can take stays open for one more request when the server ends. Default 2 s.
+    /// Whether a worker that leaves gives its HTTP/1.1 connections to the others, so that no client notices a restart. Default true.
+    ///
+    /// With `false` it ends them as at the end of the whole server: the next response says `Connection: close`, idle ones
+    /// [linger](Self::linger), then close. For comparison, and for protocols on top that must not change the process.
+    pub fn handback(mut self, handback: bool) -> Self {
+        self.settings.handback = handback;
+        self
+    }
+
+    /// How long an idle connection that nobody else can take stays open for one more request when its worker ends. Default 2 s; zero
+    /// closes it at once, which a client that is just sending its next request sees as a reset or an end without an answer.
     pub fn linger(mut self, time: Duration) -> Self {
         self.settings.linger = time;
         self

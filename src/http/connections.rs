@@ -64,6 +64,12 @@ impl Connections {
         for link in self.0.registry.order(leave.into()) {
             link.wake();
         }
+        if self.0.timeouts.linger.is_zero() {
+            // Without waiting for the reaper's turn.
+            for link in self.0.registry.order_late(self.0.clock.now()) {
+                link.wake();
+            }
+        }
     }
 
     /// Ends everything at once, also streams that were upgraded and are read and written elsewhere. Says how many it cut.

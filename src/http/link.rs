@@ -185,7 +185,7 @@ impl Link {
         let Some((since, limit)) = self.limit(phase, since) else {
             return false;
         };
-        self.hub.clock.is_over(since, limit, now)
+        limit.is_zero() || self.hub.clock.is_over(since, limit, now)
     }
 
     fn limit(&self, phase: Phase, since: u64) -> Option<(u64, Duration)> {
@@ -198,7 +198,7 @@ impl Link {
         let limit = match phase {
             Phase::Busy => None,
             Phase::Head => head,
-            Phase::FirstByte | Phase::Idle if self.orders.look().leaves() => {
+            Phase::FirstByte | Phase::Idle if self.orders.look().contains(Orders::CLOSE) => {
                 return Some((since.max(self.hub.left_at.load(Relaxed)), linger));
             }
             Phase::FirstByte => first_byte,

@@ -56,7 +56,8 @@ pub(crate) struct Timeouts {
     pub(crate) head: Option<Duration>,
     /// Between two requests.
     pub(crate) idle: Option<Duration>,
-    /// Between two requests, or before the first, once the process is leaving and nobody takes the connection.
+    /// Between two requests, or before the first, once the process is leaving and nobody takes the connection. Zero: it is
+    /// closed at once.
     pub(crate) linger: Duration,
 }
 

@@ -27,9 +27,11 @@ pub(super) fn interval(timeouts: &Timeouts) -> Duration {
         idle,
         linger,
     } = *timeouts;
-    let smallest = [first_byte, head, idle]
+    // Without a linger nothing waits for this task.
+    let linger = Some(linger).filter(|linger| !linger.is_zero());
+    let smallest = [first_byte, head, idle, linger]
         .into_iter()
         .flatten()
-        .fold(linger, Duration::min);
+        .fold(Duration::MAX, Duration::min);
     (smallest / 8).clamp(Duration::from_millis(25), Duration::from_secs(1))
 }

@@ -68,6 +68,48 @@ async fn idle_and_silent_connections_linger_and_close() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn without_a_linger_idle_ones_are_closed_at_once_and_others_after_their_answer() {
+    let server = Server::timed(Timeouts {
+        linger: Duration::ZERO,
+        ..TIMEOUTS
+    });
+    let (mut idle, idle_task) = server.memory();
+    idle.get("/").await;
+    let (mut silent, silent_task) = server.memory();
+    let (mut busy, busy_task) = server.memory();
+    busy.send("GET /wait HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    until(|| server.in_flight() == 1).await;
+    let start = Instant::now();
+    server.connections.leave(Leave::Close);
+    idle.ends().await;
+    silent.ends().await;
+    assert_eq!(start.elapsed(), Duration::ZERO);
+    sleep(5 * SECOND).await;
+    server.gate.add_permits(1);
+    assert!(busy.reply().await.says_close());
+    busy.ends().await;
+    drop((idle, silent, busy));
+    for task in [idle_task, silent_task, busy_task] {
+        task.await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_linger_a_connection_that_somebody_takes_is_released_all_the_same() {
+    let server = Server::timed(Timeouts {
+        linger: Duration::ZERO,
+        ..TIMEOUTS
+    });
+    let (mut idle, idle_task) = server.memory();
+    idle.get("/").await;
+    let (_silent, silent_task) = server.memory();
+    server.connections.leave(Leave::Release);
+    for task in [idle_task, silent_task] {
+        assert!(matches!(task.await.unwrap(), End::Released(..)));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_request_within_the_grace_is_answered() {
     let server = Server::timed(TIMEOUTS);
     let (mut client, task) = server.memory();

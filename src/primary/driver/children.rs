@@ -122,10 +122,15 @@ impl Driver {
         if let Some(child) = self.children.get(&id) {
             child.handle.retire();
             self.dispatch.borrow_mut().retire(id);
-            // Its connections move to the others, unless the whole cluster ends. The order stands before the intake ends.
-            child.handle.row().order_to_leave(self.closing.is_none());
+            // The order stands before the intake ends.
+            child.handle.row().order_to_leave(self.takes_back());
             child.intake.finish();
         }
+    }
+
+    /// Whether connections of those that leave move to others: not where the whole cluster ends.
+    fn takes_back(&self) -> bool {
+        self.closing.is_none() && self.settings.handback
     }
 
     /// A worker whose channel has closed gets no more connections, whether its process ends or not.
@@ -135,7 +140,7 @@ impl Driver {
         };
         self.events.send(Event::Disconnect(child.handle.clone()));
         self.dispatch.borrow_mut().retire(id);
-        child.handle.row().order_to_leave(self.closing.is_none());
+        child.handle.row().order_to_leave(self.takes_back());
         child.intake.finish();
     }
 

@@ -324,7 +324,7 @@ fn watched(server: ClusteredServer) -> Result<ClusteredServer, String> {
             on_message(&message, &counted);
             trouble.make();
         })
-        .on_exit(on_exit)
+        .on_exit(|worker, exit| on_exit(worker, &exit))
         .on_error(|error| println!("error: {error:?}")))
 }
 
@@ -342,7 +342,7 @@ fn on_message(message: &Message, requests: &AtomicU64) {
     }
 }
 
-fn on_exit(worker: &WorkerHandle, exit: Exit) {
+fn on_exit(worker: &WorkerHandle, exit: &Exit) {
     println!(
         "exit worker={} slot={} pid={} status={} in_flight={} open={} after_disconnect={}",
         worker.id(),
@@ -353,6 +353,16 @@ fn on_exit(worker: &WorkerHandle, exit: Exit) {
         exit.open_connections,
         exit.after_disconnect
     );
+    for cut in &exit.cut {
+        println!(
+            "cut worker={} of={} {} {} after {} ms",
+            worker.id(),
+            exit.requests_cut,
+            cut.method,
+            cut.path,
+            cut.age.as_millis()
+        );
+    }
 }
 
 /// `exit:1` or `signal:9`.

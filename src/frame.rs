@@ -3,9 +3,13 @@
 //! A frame is a kind (one byte), a length (four bytes, little endian) and that many bytes. A datagram never holds part of one, so a
 //! frame that does not fit what is left of its datagram is malformed, and nothing is ever allocated for a length that was only claimed.
 
+mod cut;
+
 use std::time::Duration;
 
 use http::{Method, StatusCode};
+
+pub(crate) use cut::{decode_cuts, encode_cuts};
 
 use crate::message::{MAX_MESSAGE, RequestNotice};
 
@@ -35,6 +39,8 @@ pub(crate) enum Frame<'a> {
     Notices(&'a [u8]),
     /// Either: so many bytes of messages and notices have been consumed since the last time.
     Consumed(u32),
+    /// Worker: requests that were cut at the drain deadline; see [`decode_cuts`]. Once at the most.
+    Cut(&'a [u8]),
 }
 
 impl<'a> Frame<'a> {
@@ -47,6 +53,7 @@ impl<'a> Frame<'a> {
             Self::Message(_) => 5,
             Self::Notices(_) => 6,
             Self::Consumed(_) => 7,
+            Self::Cut(_) => 8,
         }
     }
 
@@ -62,6 +69,7 @@ impl<'a> Frame<'a> {
                 .try_into()
                 .map(|n| Self::Consumed(u32::from_le_bytes(n)))
                 .map_err(|_| Malformed),
+            (8, _) => Ok(Self::Cut(payload)),
             _ => Err(Malformed),
         }
     }
@@ -73,7 +81,8 @@ impl<'a> Frame<'a> {
                 Self::Hello(bytes)
                 | Self::Welcome(bytes)
                 | Self::Message(bytes)
-                | Self::Notices(bytes) => bytes.len(),
+                | Self::Notices(bytes)
+                | Self::Cut(bytes) => bytes.len(),
                 Self::Consumed(_) => 4,
                 Self::Listening | Self::Leaving => 0,
             }
@@ -89,7 +98,8 @@ impl<'a> Frame<'a> {
             Self::Hello(bytes)
             | Self::Welcome(bytes)
             | Self::Message(bytes)
-            | Self::Notices(bytes) => datagram.extend_from_slice(bytes),
+            | Self::Notices(bytes)
+            | Self::Cut(bytes) => datagram.extend_from_slice(bytes),
             Self::Consumed(n) => datagram.extend_from_slice(&n.to_le_bytes()),
             Self::Listening | Self::Leaving => {}
         }
@@ -201,6 +211,7 @@ mod tests {
             Frame::Message(b""),
             Frame::Consumed(70_000),
             Frame::Leaving,
+            Frame::Cut(b"12345678"),
         ];
         let mut datagram = Vec::new();
         sent.iter().for_each(|frame| frame.encode(&mut datagram));

@@ -117,7 +117,7 @@ mod worker;
 
 pub use address::{Address, Addresses};
 pub use error::{BoxError, Error, Result};
-pub use event::{Exit, Restarted};
+pub use event::{CutRequest, Exit, Restarted};
 #[cfg(feature = "axum")]
 pub use extract::NoWorker;
 pub use http::RequestBody;

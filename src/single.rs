@@ -16,6 +16,7 @@ use tokio::{
 use crate::{
     cluster::{self, Exit, WorkerHandle},
     error::{Error, Result},
+    event::Cuts,
     frame::{Frame, frames},
     http::{Connections, Leave},
     id::{Generation, Slot, WorkerId},
@@ -179,9 +180,15 @@ impl Server {
             // As with worker processes: a second signal right after the first is the same one.
             while !at_once && !self.told_to_end().await && told_at.elapsed() < SECOND_STOP {}
         };
+        let mut cuts = Cuts::default();
         tokio::select! {
             () = connections.all_closed() => {}
-            () = deadline => tracing::warn!(connections = connections.cut(), "cut at the drain deadline"),
+            () = deadline => {
+                let cut;
+                (cut, cuts) = connections.cut();
+                tracing::warn!(connections = cut, requests = cuts.total, "cut at the drain deadline");
+                cuts.log(self.worker.id());
+            }
             () = again => tracing::info!("ending at once"),
         }
         // What was sent last is still to be seen by the hooks.
@@ -195,6 +202,8 @@ impl Server {
             in_flight: 0,
             open_connections: 0,
             after_disconnect: true,
+            requests_cut: cuts.total,
+            cut: cuts.oldest,
         };
         self.events.send(Event::Exit(self.handle.clone(), exit));
         Ok(())

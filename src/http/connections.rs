@@ -28,7 +28,7 @@ use super::{
     registry::Registry,
     socket::Socket,
 };
-use crate::scoreboard::Row;
+use crate::{event::Cuts, scoreboard::Row};
 
 /// All connections of this process. Clones are handles to the same.
 #[derive(Clone, Debug)]
@@ -72,13 +72,18 @@ impl Connections {
         }
     }
 
-    /// Ends everything at once, also streams that were upgraded and are read and written elsewhere. Says how many it cut.
-    pub(crate) fn cut(&self) -> usize {
+    /// Ends everything at once, also streams that were upgraded and are read and written elsewhere. Says how many connections
+    /// it cut, and which requests.
+    pub(crate) fn cut(&self) -> (usize, Cuts) {
         let links = self.0.registry.order(Orders::CUT);
+        let (mut cuts, now) = (Cuts::default(), self.0.clock.precise());
         for link in &links {
+            link.requests.tell(now, &mut cuts);
+            // The service is done with these, the client is not: it has not read all of the answer.
+            cuts.total += u64::from(link.activity.look().finished());
             link.wake_all();
         }
-        links.len()
+        (links.len(), cuts)
     }
 
     /// Completes when none is open.

@@ -20,6 +20,7 @@ use super::{
     orders::{Inbox, Orders},
     phase::{Clock, Phase, Waiting, millis},
     registry::Registry,
+    requests::Requests,
 };
 use crate::{
     moved::{Awaits, Moved},
@@ -47,6 +48,7 @@ pub(super) struct Link {
     pub(super) orders: Inbox,
     pub(super) waiting: Waiting,
     pub(super) activity: Activity,
+    pub(super) requests: Requests,
     /// hyper holds bytes that the socket did not take yet, or has begun to shut it down. Driver's task only.
     pub(super) unwritten: AtomicBool,
     /// The body of the latest request was not read to its end (yet). Kept by [`RequestBody`](super::RequestBody).
@@ -107,6 +109,7 @@ impl Link {
             orders: Inbox::new(orders),
             waiting: Waiting::new(phase, since),
             activity: Activity::default(),
+            requests: Requests::default(),
             unwritten: AtomicBool::new(false),
             body_unread: AtomicBool::new(false),
             reader: AtomicWaker::new(),

@@ -10,10 +10,11 @@
 //! http1         the driver and the release rule                   http2      the driver, streams, GOAWAY
 //! app, answer   from hyper's service to the user's and back       body       the request body handlers see
 //! link          what a connection shares with the process         exchange   what lives on it, what is in flight
+//! requests      what these are, for when they are cut
 //! phase, reaper one word a connection, one task for all timeouts  linger     an end that loses no response
 //! ```
 //!
-//! A request costs no timer and no lock, and over HTTP/1 no allocation beyond hyper's own.
+//! A request costs no timer and no lock that anybody else holds, and over HTTP/1 no allocation beyond hyper's own.
 
 mod answer;
 mod app;
@@ -30,6 +31,7 @@ mod phase;
 mod preamble;
 mod reaper;
 mod registry;
+mod requests;
 mod scratch;
 mod socket;
 #[cfg(test)]

@@ -20,7 +20,8 @@ use super::{
 use crate::{
     birth::{Hello, Welcome},
     error::Error,
-    frame::{Frame, WIRE_VERSION, frames},
+    event::Cuts,
+    frame::{Frame, WIRE_VERSION, decode_cuts, frames},
     id::WorkerId,
     ipc::{
         channel::{Buffer, Channel, Consumption, Received},
@@ -36,6 +37,8 @@ const FLOOD: &str = "more than a worker may have under way";
 #[derive(Debug)]
 pub(super) enum Seen {
     Input(Input),
+    /// What it had to cut at its drain deadline.
+    Cut(WorkerId, Cuts),
     Exited(WorkerId, ExitStatus),
 }
 
@@ -55,6 +58,8 @@ pub(super) struct Link {
 enum Stage {
     Started,
     Welcomed(Arc<Consumption>),
+    /// It has said what it cut, which is about its last word.
+    HasCut(Arc<Consumption>),
 }
 
 impl Link {
@@ -141,7 +146,10 @@ impl Link {
                     self.tell(Input::Listening(self.handle.id()));
                 }
                 (Frame::Leaving, _) => self.tell(Input::Leaving(self.handle.id())),
-                (Frame::Message(bytes), Stage::Welcomed(consumption)) => {
+                (
+                    Frame::Message(bytes),
+                    Stage::Welcomed(consumption) | Stage::HasCut(consumption),
+                ) => {
                     let size = frame.size();
                     if !consumption.received(size) {
                         return Err(FLOOD);
@@ -158,7 +166,10 @@ impl Link {
                         consumption.add(size);
                     }
                 }
-                (Frame::Notices(payload), Stage::Welcomed(consumption)) => {
+                (
+                    Frame::Notices(payload),
+                    Stage::Welcomed(consumption) | Stage::HasCut(consumption),
+                ) => {
                     if !consumption.received(payload.len()) {
                         return Err(FLOOD);
                     }
@@ -177,7 +188,12 @@ impl Link {
                         return Err("a count of more than it was sent");
                     }
                 }
-                (Frame::Hello(_) | Frame::Welcome(_), _) => {
+                (Frame::Cut(payload), Stage::Welcomed(consumption)) => {
+                    let cuts = decode_cuts(payload).map_err(|_| "a malformed report")?;
+                    let _ = self.seen.send(Seen::Cut(self.handle.id(), cuts));
+                    *stage = Stage::HasCut(consumption.clone());
+                }
+                (Frame::Hello(_) | Frame::Welcome(_) | Frame::Cut(_), _) => {
                     return Err("a frame that workers do not send");
                 }
             }

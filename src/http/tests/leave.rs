@@ -5,7 +5,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use super::support::{Client, PATIENT, Server, let_run, until};
+use super::support::{Client, PATIENT, Server, let_run, named, until};
 use crate::http::{End, Leave, Start, Timeouts};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -154,7 +154,9 @@ async fn a_cut_ends_everything_at_once() {
     let (mut waiting, third) = server.tcp().await;
     waiting.send("GET /wait HTTP/1.1\r\nhost: x\r\n\r\n").await;
     until(|| server.in_flight() == 1).await;
-    assert_eq!(server.connections.cut(), 3);
+    let (connections, requests) = server.connections.cut();
+    assert_eq!(connections, 3);
+    assert_eq!(named(&requests), ["GET /wait"]);
     for task in [first, second, third] {
         assert!(matches!(task.await.unwrap(), End::Closed));
     }
@@ -167,6 +169,39 @@ async fn a_cut_ends_everything_at_once() {
     assert!(matches!(late.await.unwrap(), End::Closed));
     Client::new(near).ends().await;
     drop(waiting);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_cut_is_named_with_its_age_and_without_its_query() {
+    let server = Server::timed(TIMEOUTS);
+    let (mut first, _task) = server.memory();
+    first.get("/n/1").await; // done, and not named
+    first
+        .send("GET /wait?token=secret HTTP/1.1\r\nhost: x\r\n\r\n")
+        .await;
+    sleep(30 * SECOND).await;
+    let (mut second, _task) = server.memory();
+    second
+        .send("POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n1")
+        .await;
+    let (near, far) = duplex(1000);
+    let _task = server.serve(far, Start::Fresh);
+    let mut slow_to_read = Client::new(near);
+    slow_to_read
+        .send("GET /large/100000 HTTP/1.1\r\nhost: x\r\n\r\n")
+        .await;
+    sleep(5 * SECOND).await;
+    let (_, requests) = server.connections.cut();
+    assert_eq!(named(&requests), ["GET /wait", "POST /echo"]);
+    assert_eq!(requests.total, 3);
+    for (cut, seconds) in requests.oldest.iter().zip([35, 5]) {
+        let age = cut.age;
+        assert!(
+            age >= SECOND * seconds && age <= SECOND * (seconds + 1),
+            "{age:?}"
+        );
+    }
+    server.connections.all_closed().await;
 }
 
 #[tokio::test]

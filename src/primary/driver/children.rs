@@ -9,7 +9,7 @@ use super::Driver;
 use crate::{
     birth::Welcome,
     error::{Error, Result},
-    event::Exit,
+    event::{Cuts, Exit},
     id::{Generation, Slot, WorkerId},
     ipc::{
         channel::{self, Channel},
@@ -39,6 +39,8 @@ pub(super) struct Child {
     pub(super) heartbeat: u64,
     pub(super) served: bool,
     pub(super) boot_timeout: bool,
+    /// What it had to cut at its drain deadline.
+    cuts: Cuts,
 }
 
 /// The end of a worker that had not served.
@@ -97,6 +99,7 @@ impl Driver {
             heartbeat: 0,
             served: false,
             boot_timeout: false,
+            cuts: Cuts::default(),
         };
         self.children.insert(id, child);
         let welcome = Welcome {
@@ -167,6 +170,14 @@ impl Driver {
         }
     }
 
+    /// A worker has cut what was not done at its drain deadline.
+    pub(super) fn cut(&mut self, id: WorkerId, cuts: Cuts) {
+        cuts.log(id);
+        if let Some(child) = self.children.get_mut(&id) {
+            child.cuts = cuts;
+        }
+    }
+
     pub(super) fn exited(&mut self, id: WorkerId, status: ExitStatus) {
         let Some(child) = self.children.remove(&id) else {
             return;
@@ -185,6 +196,8 @@ impl Driver {
             in_flight: handle.row().read().in_flight,
             open_connections,
             after_disconnect: handle.is_retired(),
+            requests_cut: child.cuts.total,
+            cut: child.cuts.oldest,
         };
         handle.died();
         self.shared.died(&handle);

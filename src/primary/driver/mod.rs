@@ -136,7 +136,7 @@ pub(crate) async fn run(setup: Setup) -> Result<()> {
             biased;
             order = signals.next() => driver.obey(order),
             Some(command) = commands.recv() => driver.command(command),
-            Some(seen) = sightings.recv() => driver.saw(&seen),
+            Some(seen) = sightings.recv() => driver.saw(seen),
             _ = tick.tick() => driver.tick(),
             () = until(driver.supervisor.deadline()) => driver.tell(Input::Tick),
         }
@@ -271,8 +271,8 @@ impl Driver {
         }
     }
 
-    fn saw(&mut self, seen: &Seen) {
-        match *seen {
+    fn saw(&mut self, seen: Seen) {
+        match seen {
             Seen::Input(input) => {
                 match input {
                     Input::Listening(id) => self.listening(id),
@@ -283,6 +283,7 @@ impl Driver {
                 }
                 self.tell(input);
             }
+            Seen::Cut(id, cuts) => self.cut(id, cuts),
             Seen::Exited(id, status) => self.exited(id, status),
         }
     }

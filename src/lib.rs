@@ -74,7 +74,7 @@
 //! Imports point down the floors, never up; a test reads the sources and keeps it so.
 //!
 //! ```text
-//! 5 surface    server (ClusteredServer, Serve)  hooks  start  single  service  cluster  layer  extract
+//! 5 surface    server (ClusteredServer, Serve)  times  hooks  start  single  service  cluster  layer  extract
 //! 4 roles      primary/ (driver/, dispatch/, choice, acceptor, link, process, image, handle, hooks)   worker/ (run, apps, hub, watch)
 //! 3 http       http/ (serving, timeouts, draining, letting go): knows a stream and a service, not who handed them over
 //! 2 wires      ipc/ (channel, intake, outbox, datagram, memfd, limits)  scoreboard/  sockets  signals  birth  reactor
@@ -113,6 +113,7 @@ mod single;
 mod sockets;
 mod start;
 mod supervisor;
+mod times;
 mod worker;
 
 pub use address::{Address, Addresses};

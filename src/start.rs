@@ -12,7 +12,7 @@ use crate::{
         self, Event, Events, Hooks, Image, Origin, Setup, Shared, is_test_binary, program_path,
     },
     server::{ClusteredServer, Source},
-    service::AppMaker,
+    service::{AppMaker, ReadyWhen},
     settings::Settings,
     single::Single,
     sockets::Listener,
@@ -22,8 +22,14 @@ use crate::{
 /// What this process has to do, begun and ready to go on.
 pub(crate) enum Part {
     Primary(Running),
-    Worker(WorkerPart, Vec<AppMaker>),
-    Single(Box<Single>, Vec<AppMaker>),
+    Worker(WorkerPart, Rest),
+    Single(Box<Single>, Rest),
+}
+
+/// What was told before the first app is known.
+pub(crate) struct Rest {
+    also: Vec<AppMaker>,
+    ready: Option<ReadyWhen>,
 }
 
 impl Part {
@@ -43,18 +49,21 @@ impl Part {
 pub(crate) struct WorkerPart(Box<Joined>);
 
 impl WorkerPart {
-    pub(crate) async fn serve(self, app: AppMaker, also: Vec<AppMaker>) -> Result<()> {
-        self.0.serve(all(app, also)).await
+    pub(crate) async fn serve(self, app: AppMaker, rest: Rest) -> Result<()> {
+        self.0.serve(all(app, rest)).await
     }
 }
 
-/// One source of all apps, in the order of their listeners.
-pub(crate) fn all(app: AppMaker, also: Vec<AppMaker>) -> AppSource {
+/// One source of all apps, in the order of their listeners. There are none before the worker is ready.
+pub(crate) fn all(app: AppMaker, rest: Rest) -> AppSource {
     Box::new(|worker| {
         Box::pin(async move {
-            let mut apps = Vec::with_capacity(1 + also.len());
-            for maker in std::iter::once(app).chain(also) {
+            let mut apps = Vec::with_capacity(1 + rest.also.len());
+            for maker in std::iter::once(app).chain(rest.also) {
                 apps.push(maker(worker.clone()).await?);
+            }
+            if let Some(ready) = rest.ready {
+                ready(worker).await.map_err(Error::Ready)?;
             }
             Ok(apps)
         })
@@ -69,7 +78,11 @@ pub(crate) async fn begin(server: ClusteredServer) -> Result<Part> {
         Birth::Worker(born) => {
             let joined = Joined::join(born, server.hooks.wants().notices).await?;
             cluster::announce_worker(joined.worker());
-            Part::Worker(WorkerPart(Box::new(joined)), server.also)
+            let rest = Rest {
+                also: server.also,
+                ready: server.ready,
+            };
+            Part::Worker(WorkerPart(Box::new(joined)), rest)
         }
         Birth::Plain => begin_primary(server).await?,
     };
@@ -85,6 +98,7 @@ async fn begin_primary(server: ClusteredServer) -> Result<Part> {
         hooks,
         program,
         prepare,
+        ready,
     } = server;
     let variable = |name| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned());
     let settings = settings.overridden(
@@ -139,7 +153,7 @@ async fn begin_primary(server: ClusteredServer) -> Result<Part> {
             commands,
             queue,
         )?;
-        return Ok(Part::Single(Box::new(single), also));
+        return Ok(Part::Single(Box::new(single), Rest { also, ready }));
     }
     mind_threads(&settings);
     let setup = Setup {

@@ -22,6 +22,7 @@ mod hooks;
 mod limits;
 mod messages;
 mod quickstart;
+mod ready;
 mod restart;
 mod sessions;
 mod single;

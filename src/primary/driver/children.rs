@@ -78,6 +78,9 @@ impl Driver {
         let intake = Rc::new(IntakeSender::new().map_err(failed)?);
         let handbacks = Rc::new(intake.handbacks().map_err(failed)?);
         let (row, page) = Row::create().map_err(failed)?;
+        if self.ending.is_some() {
+            row.order_unready();
+        }
         let process = Rc::new(Process::spawn(&image, &self.origin, id, slot, theirs)?);
         let outbox = Arc::new(Outbox::default());
         let handle = WorkerHandle::new(id, slot, generation, process.pid(), outbox, Arc::new(row));
@@ -133,7 +136,7 @@ impl Driver {
 
     /// Whether connections of those that leave move to others: not where the whole cluster ends.
     fn takes_back(&self) -> bool {
-        self.closing.is_none() && self.settings.handback
+        !self.is_closing() && self.settings.handback
     }
 
     /// A worker whose channel has closed gets no more connections, whether its process ends or not.

@@ -22,7 +22,7 @@ use tokio::{
 pub(crate) use self::ending::SECOND_STOP;
 use self::{
     children::{Child, Death},
-    ending::Closing,
+    ending::Ending,
 };
 use super::{
     Command, Shared,
@@ -78,7 +78,7 @@ struct Driver {
     acceptors: Vec<(Rc<Acceptor>, JoinHandle<()>)>,
     children: BTreeMap<WorkerId, Child>,
     seen: mpsc::UnboundedSender<Seen>,
-    closing: Option<Closing>,
+    ending: Option<Ending>,
     last_death: Option<Death>,
     /// Who asked for the restart that runs, and who for the one after it.
     restarts: [Vec<oneshot::Sender<Result<Restarted>>>; 2],
@@ -120,7 +120,7 @@ pub(crate) async fn run(setup: Setup) -> Result<()> {
         acceptors: Vec::new(),
         children: BTreeMap::new(),
         seen,
-        closing: None,
+        ending: None,
         last_death: None,
         restarts: Default::default(),
         scaling: Vec::new(),
@@ -138,6 +138,7 @@ pub(crate) async fn run(setup: Setup) -> Result<()> {
             Some(command) = commands.recv() => driver.command(command),
             Some(seen) = sightings.recv() => driver.saw(seen),
             _ = tick.tick() => driver.tick(),
+            () = until(driver.announced_until()) => driver.close().await,
             () = until(driver.supervisor.deadline()) => driver.tell(Input::Tick),
         }
     }
@@ -176,6 +177,7 @@ impl Driver {
 
     /// Carries out every action that is due; true when the cluster has ended.
     fn carry_out(&mut self) -> bool {
+        self.show_readiness(); // before hooks hear of it
         while let Some(action) = self.supervisor.poll() {
             match action {
                 Action::Spawn {
@@ -273,6 +275,8 @@ impl Driver {
 
     fn saw(&mut self, seen: Seen) {
         match seen {
+            // The same TERM as the primary's own: it stays for the announced end.
+            Seen::Input(Input::Leaving(_)) if self.ending.is_some() => {}
             Seen::Input(input) => {
                 match input {
                     Input::Listening(id) => self.listening(id),
@@ -312,12 +316,15 @@ impl Driver {
     fn obey(&mut self, order: Order) {
         tracing::info!(?order, "signal");
         match order {
-            Order::Stop => match &self.closing {
-                None => self.close(),
-                Some(closing) if closing.since.elapsed() >= SECOND_STOP => self.close_now(),
+            Order::Stop => match &self.ending {
+                None => self.announce_end(),
+                Some(ending) if ending.asked.elapsed() >= SECOND_STOP => self.close_now(),
                 Some(_) => {}
             },
             Order::StopNow => self.close_now(),
+            Order::Restart | Order::More | Order::Fewer if self.ending.is_some() => {
+                tracing::info!(?order, "the cluster is ending: nothing changes");
+            }
             Order::Restart => self.restart(None),
             Order::More => self.scale_by(1),
             Order::Fewer => self.scale_by(-1),
@@ -330,7 +337,9 @@ impl Driver {
 
     fn command(&mut self, command: Command) {
         match command {
-            Command::Shutdown if self.closing.is_none() => self.close(),
+            Command::Shutdown if self.ending.is_none() => self.announce_end(),
+            // Tickets of what comes too late say `Gone`.
+            _ if self.ending.is_some() => {}
             Command::Shutdown => {}
             Command::Restart(asked) => self.restart(Some(asked)),
             Command::Scale(workers, asked) => {

@@ -208,7 +208,7 @@ impl World {
         let up = self
             .some(who, |process| process.stage >= Stage::Online)
             .unwrap_or(stranger);
-        self.send(match what % 12 {
+        self.send(match what % 13 {
             0 => Input::Start,
             1 => Input::Listening(booting),
             2 => Input::Spawned(up),
@@ -220,6 +220,7 @@ impl World {
             8 => Input::Online(gone),
             9 => Input::Beat(booting),
             10 => Input::Leaving(gone),
+            11 => Input::Ending,
             _ => Input::Exited(stranger),
         });
     }

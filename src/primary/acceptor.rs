@@ -1,6 +1,11 @@
 //! Accepting: from the kernel's backlog to the dispatch, as long as some worker has room.
 
-use std::{cell::RefCell, io, rc::Rc, time::Duration};
+use std::{
+    cell::RefCell,
+    io,
+    rc::Rc,
+    time::{Duration, Instant},
+};
 
 use tokio::io::{Interest, unix::AsyncFd};
 
@@ -68,7 +73,8 @@ impl Acceptor {
 
     /// Accepts what has already come, for the last time: a listener must not be closed on clients that wait in its backlog.
     pub(super) fn accept_rest(&self, dispatch: &RefCell<Dispatch>) {
-        while matches!(self.accept(dispatch), Accepted::Some) {}
+        let begun = Instant::now();
+        while matches!(self.accept(dispatch), Accepted::Some) && begun.elapsed() < REST {}
     }
 
     fn accept(&self, dispatch: &RefCell<Dispatch>) -> Accepted {
@@ -101,6 +107,9 @@ impl Acceptor {
 }
 
 const PAUSE: Duration = Duration::from_millis(100);
+
+/// Clients that come faster than they are accepted must not put off the end.
+const REST: Duration = Duration::from_secs(1);
 
 fn is_shortage(error: &io::Error) -> bool {
     use nix::errno::Errno;

@@ -172,6 +172,21 @@ fn without_handback_and_linger_a_restart_closes_idle_connections_at_once() {
     }
 }
 
+// The clients of these tests do notice what they are there to notice.
+#[test]
+fn without_handback_and_linger_a_restart_loses_requests() {
+    let server = Server::run("playground")
+        .workers(4)
+        .env("HANDBACK", "off")
+        .env("LINGER_MS", 0)
+        .start();
+    let think = Mode::KeepAlive { think: 5 * MS };
+    let tally = restart_under(&server, Load::new(server.addr()).mode(think), 2);
+    eprintln!("{tally}");
+    tally.must("requests are lost", tally.failed() > 0);
+    tally.must("new connections are needed", tally.connections() > CLIENTS);
+}
+
 /// Restarts again and again until the server closes the connection; how long that took from its opening, and how many restarts.
 fn closed_while_restarting(server: &Server, sent: &[u8]) -> (Duration, usize) {
     let mut wire = Wire::to(server.addr()).unwrap();

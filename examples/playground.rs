@@ -15,6 +15,7 @@
 //! | route | answer |
 //! |---|---|
 //! | `GET /` | `hello world` |
+//! | `GET /ready` | 200; 503 once the cluster is going to end |
 //! | `GET /slow?ms=N` | after N ms |
 //! | `POST /echo` | the body |
 //! | `GET /peer` | the client's address, as the server sees it |
@@ -27,18 +28,21 @@
 //! | `POST /broadcast` | the body goes to the primary and from there to every worker, which prints `worker ID heard BODY` |
 //!
 //! Told by variables: `ADDR` (default `127.0.0.1:8000`; several with commas; `unix:/path`; `file:/path`: what stands in that file at the
-//! start), and in milliseconds `DRAIN_MS`, `EXIT_GRACE_MS`, `HANG_MS`, `BOOT_MS`, `FIRST_BYTE_MS`, `HEADER_MS`, `IDLE_MS`, `LINGER_MS`,
-//! `MAX_LIFETIME_MS`; numbers `MAX_CONNECTIONS`, `MAX_REQUESTS`, `MEMORY_LIMIT` (bytes), `REBALANCE` (0 or 1).
+//! start), and in milliseconds `DRAIN_MS`, `DRAIN_DELAY_MS`, `EXIT_GRACE_MS`, `HANG_MS`, `BOOT_MS`, `FIRST_BYTE_MS`, `HEADER_MS`, `IDLE_MS`,
+//! `LINGER_MS`, `MAX_LIFETIME_MS`; numbers `MAX_CONNECTIONS`, `MAX_REQUESTS`, `MEMORY_LIMIT` (bytes), `REBALANCE` (0 or 1);
+//! `HANDBACK=off`: workers that leave close their connections.
 //!
 //! It misbehaves when told to:
 //!
 //! | variable | what happens |
 //! |---|---|
 //! | `BOOT=exit0\|exit1\|panic\|hang\|slow:MS` | a worker ends, hangs or dawdles before it reaches `serve` |
+//! | `READY=late:MS\|fail\|never` | a worker gets ready late, fails to, or never does |
 //! | `BOOT=late:MS` | a worker dawdles before its first call into the crate |
 //! | `CHILD=cat\|early\|label` | above `serve` each process runs a child with its own standard input: `cat` (`early`: before the first call into the crate), or this program again, which says what it is in a cluster |
 //! | `GREET=TEXT` | the primary sends TEXT to each worker as soon as it is forked; workers begin to listen to messages late |
 //! | `HOOK=panic\|sleep:MS` | the hooks `on_online` and `on_message` panic; or `on_message` sleeps |
+//! | `READINESS=print` | the primary prints `cluster ready: true` or `false` whenever that changes |
 //! | `AFTER=sleep` | a worker's `main` goes on after `serve` |
 
 //! For more trouble see `playground/adversity.rs`: bodies that nobody reads, and `BREAK_FILE`.
@@ -70,6 +74,7 @@ use axum::{
         ConnectInfo, Query,
         ws::{CloseFrame, Message as Frame, WebSocket, WebSocketUpgrade, close_code},
     },
+    http::StatusCode,
     middleware::map_response,
     response::{
         Response,
@@ -77,7 +82,9 @@ use axum::{
     },
     routing::{get, post},
 };
-use axum_cluster::{BoxError, ClusteredServer, Exit, Message, Worker, WorkerHandle, cluster};
+use axum_cluster::{
+    BoxError, ClusteredServer, Exit, Message, Primary, Worker, WorkerHandle, cluster,
+};
 use futures_util::{Stream, StreamExt};
 use serde::{Deserialize, Serialize};
 use tokio::time::interval;
@@ -117,6 +124,7 @@ async fn main() -> Result<(), BoxError> {
         misbehave_at_boot();
     }
     let served = server
+        .ready_when(|_| get_ready())
         .serve_with(|worker| async move { Ok(app(&worker)) })
         .await;
     if cluster::is_worker() && env::var("AFTER").is_ok_and(|after| after == "sleep") {
@@ -132,6 +140,7 @@ fn app(worker: &Worker) -> Router {
     tokio::spawn(hear(worker.clone()));
     Router::new()
         .route("/", get(|| async { "hello world" }))
+        .route("/ready", get(ready))
         .route("/slow", get(slow))
         .route("/echo", post(|body: Bytes| async { body }))
         .route("/peer", get(|ConnectInfo(peer): ConnectInfo<SocketAddr>| async move { peer.to_string() }))
@@ -160,6 +169,15 @@ async fn tell(worker: Worker, mut response: Response) -> Response {
 #[derive(Deserialize)]
 struct Time {
     ms: u64,
+}
+
+/// For load balancers.
+async fn ready(worker: Worker) -> (StatusCode, &'static str) {
+    if worker.is_ready() {
+        (StatusCode::OK, "ready")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "the cluster is ending")
+    }
 }
 
 async fn slow(Query(Time { ms }): Query<Time>) -> String {
@@ -270,6 +288,22 @@ async fn hear(worker: Worker) {
     }
 }
 
+/// What `READY` asks for.
+async fn get_ready() -> Result<(), BoxError> {
+    let Ok(ready) = env::var("READY") else {
+        return Ok(());
+    };
+    match (ready.as_str(), ready.strip_prefix("late:")) {
+        ("fail", _) => Err("asked not to get ready".into()),
+        ("never", _) => std::future::pending().await,
+        (_, Some(ms)) => {
+            tokio::time::sleep(Duration::from_millis(ms.parse()?)).await;
+            Ok(())
+        }
+        _ => Err(format!("READY is `{ready}`; expected `late:MS`, `fail` or `never`").into()),
+    }
+}
+
 // ===== the server =====
 
 fn configured() -> Result<ClusteredServer, String> {
@@ -294,8 +328,14 @@ fn configured() -> Result<ClusteredServer, String> {
     if let Some(rebalance) = number("REBALANCE")? {
         server = server.rebalance(rebalance != 0);
     }
+    match env::var("HANDBACK").as_deref() {
+        Err(_) | Ok("on") => {}
+        Ok("off") => server = server.handback(false),
+        Ok(value) => return Err(format!("HANDBACK is `{value}`; expected `on` or `off`")),
+    }
     type Setter = fn(ClusteredServer, Duration) -> ClusteredServer;
-    let times: [(&str, Setter); 9] = [
+    let times: [(&str, Setter); 10] = [
+        ("DRAIN_DELAY_MS", ClusteredServer::drain_delay),
         ("DRAIN_MS", ClusteredServer::drain_deadline),
         ("EXIT_GRACE_MS", ClusteredServer::exit_grace),
         ("HANG_MS", ClusteredServer::hang_timeout),
@@ -330,6 +370,9 @@ fn watched(server: ClusteredServer) -> Result<ClusteredServer, String> {
                 .map(ToString::to_string)
                 .collect();
             println!("listening on {}", addrs.join(", "));
+            if env::var("READINESS").is_ok_and(|readiness| readiness == "print") {
+                tokio::spawn(print_readiness(primary));
+            }
             tokio::spawn(print_requests(requests));
         })
         .on_fork(move |worker| {
@@ -355,7 +398,7 @@ fn watched(server: ClusteredServer) -> Result<ClusteredServer, String> {
             on_message(&message, &counted);
             trouble.make();
         })
-        .on_exit(on_exit)
+        .on_exit(|worker, exit| on_exit(worker, &exit))
         .on_error(|error| println!("error: {error:?}")))
 }
 
@@ -373,7 +416,7 @@ fn on_message(message: &Message, requests: &AtomicU64) {
     }
 }
 
-fn on_exit(worker: &WorkerHandle, exit: Exit) {
+fn on_exit(worker: &WorkerHandle, exit: &Exit) {
     println!(
         "exit worker={} slot={} pid={} status={} in_flight={} open={} after_disconnect={}",
         worker.id(),
@@ -384,6 +427,16 @@ fn on_exit(worker: &WorkerHandle, exit: Exit) {
         exit.open_connections,
         exit.after_disconnect
     );
+    for cut in &exit.cut {
+        println!(
+            "cut worker={} of={} {} {} after {} ms",
+            worker.id(),
+            exit.requests_cut,
+            cut.method,
+            cut.path,
+            cut.age.as_millis()
+        );
+    }
 }
 
 /// `exit:1` or `signal:9`.
@@ -397,6 +450,18 @@ fn in_a_word(status: ExitStatus) -> String {
 fn report<T>(result: axum_cluster::Result<T>) {
     if let Err(error) = result {
         println!("error: {error:?}");
+    }
+}
+
+async fn print_readiness(primary: Primary) {
+    let mut often = interval(Duration::from_millis(10));
+    let mut printed = None;
+    loop {
+        let ready = primary.is_ready();
+        if printed.replace(ready) != Some(ready) {
+            println!("cluster ready: {ready}");
+        }
+        often.tick().await;
     }
 }
 

@@ -13,7 +13,7 @@ use crate::{
     worker::Worker,
 };
 pub use crate::{
-    event::{Exit, Restarted},
+    event::{CutRequest, Exit, Restarted},
     primary::{Primary, Ticket, WorkerHandle},
     server::Role,
 };

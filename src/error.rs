@@ -104,6 +104,8 @@ pub enum Error {
     Prepare(BoxError),
     /// The closure given to `serve_with` failed in a worker.
     App(BoxError),
+    /// The future given to `ready_when` failed in a worker.
+    Ready(BoxError),
     /// The other side sent what this version does not understand. Two versions of the crate, or a process that is no worker.
     Protocol(&'static str),
     /// A queue of messages is full: its receiver does not keep up. Nothing was sent.
@@ -167,6 +169,7 @@ impl fmt::Display for Error {
             Self::Orphaned { reason } => write!(f, "started as a worker, but {reason}; a worker never becomes a primary, so this process ends"),
             Self::Prepare(_) => f.write_str("`prepare` failed; nothing was started"),
             Self::App(_) => f.write_str("the app could not be built in a worker"),
+            Self::Ready(_) => f.write_str("a worker did not get ready: `ready_when` failed"),
             Self::Protocol(what) => write!(f, "the other process sent {what}"),
             Self::Full => f.write_str("the queue of messages is full: its receiver does not keep up"),
             Self::Gone => f.write_str("the other process is gone"),
@@ -186,7 +189,7 @@ impl StdError for Error {
             | Self::System { source, .. }
             | Self::Succession { source }
             | Self::Runtime(source) => Some(source),
-            Self::Prepare(source) | Self::App(source) => Some(&**source),
+            Self::Prepare(source) | Self::App(source) | Self::Ready(source) => Some(&**source),
             Self::Json(source) => Some(source),
             _ => None,
         }

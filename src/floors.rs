@@ -3,12 +3,13 @@
 use std::{collections::BTreeMap, fs, path::Path};
 
 /// Each top-level module and its floor, as the map in `lib.rs` draws them.
-const FLOORS: [(&str, u8); 32] = [
+const FLOORS: [(&str, u8); 34] = [
     ("address", 0),
     ("error", 0),
     ("event", 0),
     ("id", 0),
     ("message", 0),
+    ("moved", 0),
     ("settings", 0),
     ("frame", 1),
     ("rebalance", 1),
@@ -34,6 +35,7 @@ const FLOORS: [(&str, u8); 32] = [
     ("single", 5),
     ("start", 5),
     ("upkeep", 5),
+    ("times", 5),
     ("floors", 5),
     ("lib", 5),
 ];

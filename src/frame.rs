@@ -3,9 +3,13 @@
 //! A frame is a kind (one byte), a length (four bytes, little endian) and that many bytes. A datagram never holds part of one, so a
 //! frame that does not fit what is left of its datagram is malformed, and nothing is ever allocated for a length that was only claimed.
 
+mod cut;
+
 use std::time::Duration;
 
 use http::{Method, StatusCode};
+
+pub(crate) use cut::{decode_cuts, encode_cuts};
 
 use crate::message::{MAX_MESSAGE, RequestNotice};
 
@@ -37,6 +41,10 @@ pub(crate) enum Frame<'a> {
     Consumed(u32),
     /// Primary: so many idle connections would do better elsewhere, give them back.
     GiveBack(u32),
+    /// Worker: requests that were cut at the drain deadline; see [`decode_cuts`]. Once at the most.
+    Cut(&'a [u8]),
+    /// Primary: open log files anew.
+    Reopen,
 }
 
 impl<'a> Frame<'a> {
@@ -50,6 +58,8 @@ impl<'a> Frame<'a> {
             Self::Notices(_) => 6,
             Self::Consumed(_) => 7,
             Self::GiveBack(_) => 8,
+            Self::Cut(_) => 9,
+            Self::Reopen => 10,
         }
     }
 
@@ -63,6 +73,8 @@ impl<'a> Frame<'a> {
             (6, _) => Ok(Self::Notices(payload)),
             (7, _) => number(payload).map(Self::Consumed),
             (8, _) => number(payload).map(Self::GiveBack),
+            (9, _) => Ok(Self::Cut(payload)),
+            (10, []) => Ok(Self::Reopen),
             _ => Err(Malformed),
         }
     }
@@ -75,9 +87,10 @@ impl<'a> Frame<'a> {
                 | Self::Welcome(bytes)
                 | Self::Listening(bytes)
                 | Self::Message(bytes)
-                | Self::Notices(bytes) => bytes.len(),
+                | Self::Notices(bytes)
+                | Self::Cut(bytes) => bytes.len(),
                 Self::Consumed(_) | Self::GiveBack(_) => 4,
-                Self::Leaving => 0,
+                Self::Leaving | Self::Reopen => 0,
             }
     }
 
@@ -92,9 +105,10 @@ impl<'a> Frame<'a> {
             | Self::Welcome(bytes)
             | Self::Listening(bytes)
             | Self::Message(bytes)
-            | Self::Notices(bytes) => datagram.extend_from_slice(bytes),
+            | Self::Notices(bytes)
+            | Self::Cut(bytes) => datagram.extend_from_slice(bytes),
             Self::Consumed(n) | Self::GiveBack(n) => datagram.extend_from_slice(&n.to_le_bytes()),
-            Self::Leaving => {}
+            Self::Leaving | Self::Reopen => {}
         }
     }
 }
@@ -210,6 +224,8 @@ mod tests {
             Frame::Consumed(70_000),
             Frame::Leaving,
             Frame::GiveBack(64),
+            Frame::Cut(b"12345678"),
+            Frame::Reopen,
         ];
         let mut datagram = Vec::new();
         sent.iter().for_each(|frame| frame.encode(&mut datagram));

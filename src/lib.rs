@@ -76,12 +76,13 @@
 //! Imports point down the floors, never up; a test reads the sources and keeps it so.
 //!
 //! ```text
-//! 5 surface    server (ClusteredServer, Serve)  upkeep  hooks  start  single  service  cluster  layer  extract
-//! 4 roles      primary/ (driver/, dispatch/, choice, acceptor, link, process, memory, image, handle, hooks)   worker/ (run, apps, hub, watch)
+//! 5 surface    server (ClusteredServer, Serve)  times  upkeep  hooks  start  single  service  cluster  layer  extract
+//! 4 roles      primary/ (driver/, dispatch/, choice, acceptor, link, gate, process, memory, image, succession, handle, hooks)
+//!              worker/ (run, apps, hub, watch)
 //! 3 http       http/ (serving, timeouts, draining, letting go): knows a stream and a service, not who handed them over
-//! 2 wires      ipc/ (channel, intake, outbox, datagram, memfd, limits)  scoreboard/  sockets  signals  birth  reactor
+//! 2 wires      ipc/ (channel, intake, outbox, datagram, memfd, parcel, limits)  scoreboard/  listeners  sockets  signals  birth  reactor
 //! 1 machines   supervisor/  recycling  rebalance  scheduler  frame: pure, no tokio, no descriptor, no clock
-//! 0 words      settings  address  event  message  id  error
+//! 0 words      settings  address  event  message  moved  id  error
 //! ```
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
@@ -103,6 +104,7 @@ mod ipc;
 mod layer;
 mod listeners;
 mod message;
+mod moved;
 mod primary;
 mod reactor;
 mod rebalance;
@@ -117,12 +119,13 @@ mod single;
 mod sockets;
 mod start;
 mod supervisor;
+mod times;
 mod upkeep;
 mod worker;
 
 pub use address::{Address, Addresses};
 pub use error::{BoxError, Error, Result};
-pub use event::{Exit, Restarted};
+pub use event::{CutRequest, Exit, Restarted};
 #[cfg(feature = "axum")]
 pub use extract::NoWorker;
 pub use http::RequestBody;

@@ -7,7 +7,6 @@ use std::{
     os::fd::OwnedFd,
     path::PathBuf,
     pin::Pin,
-    time::Duration,
 };
 
 use http::{Request, Response};
@@ -19,7 +18,7 @@ use crate::{
     error::{BoxError, Error, Result},
     http::RequestBody,
     primary::Hooks,
-    service::{AppMaker, from_service},
+    service::{AppMaker, ReadyWhen, from_service},
     settings::{Scheduling, Settings},
     start::{Part, begin},
     worker::Worker,
@@ -58,6 +57,7 @@ pub struct ClusteredServer {
     pub(crate) hooks: Hooks,
     pub(crate) program: Option<PathBuf>,
     pub(crate) prepare: Option<Prepare>,
+    pub(crate) ready: Option<ReadyWhen>,
 }
 
 impl ClusteredServer {
@@ -87,6 +87,7 @@ impl ClusteredServer {
             hooks: Hooks::default(),
             program: None,
             prepare: None,
+            ready: None,
         }
     }
 
@@ -109,62 +110,6 @@ impl ClusteredServer {
         self
     }
 
-    /// How many connections a worker holds at the most; further ones go to other workers or wait. Default: as many as the
-    /// limit of open descriptors allows.
-    pub fn max_connections(mut self, connections: usize) -> Self {
-        self.settings.max_connections = Some(connections.max(1));
-        self
-    }
-
-    /// How long a worker may take from its start until it listens, before it is killed. Default 60 s.
-    pub fn boot_timeout(mut self, time: Duration) -> Self {
-        self.settings.boot_timeout = time;
-        self
-    }
-
-    /// How long a worker's runtime may stand still before the worker is aborted and replaced. Default 30 s; more than 2 s is sensible,
-    /// since the heart beats once a second.
-    pub fn hang_timeout(mut self, time: Duration) -> Self {
-        self.settings.hang_timeout = time;
-        self
-    }
-
-    /// How long a worker that was told to leave may finish what is in flight, before that is cut. Default 30 s.
-    pub fn drain_deadline(mut self, time: Duration) -> Self {
-        self.settings.drain_deadline = time;
-        self
-    }
-
-    /// How long a worker's process may go on after its `serve` has returned, before it is ended. Default 5 s.
-    pub fn exit_grace(mut self, time: Duration) -> Self {
-        self.settings.exit_grace = time;
-        self
-    }
-
-    /// How long an idle connection that nobody else can take stays open for one more request when the server ends. Default 2 s.
-    pub fn linger(mut self, time: Duration) -> Self {
-        self.settings.linger = time;
-        self
-    }
-
-    /// How long a new connection may stay silent. Default 10 s; `None`: for ever.
-    pub fn first_byte_timeout(mut self, time: impl Into<Option<Duration>>) -> Self {
-        self.settings.first_byte_timeout = time.into();
-        self
-    }
-
-    /// How long the head of a request may take from its first byte to its last. Default 10 s; `None`: for ever.
-    pub fn header_timeout(mut self, time: impl Into<Option<Duration>>) -> Self {
-        self.settings.header_timeout = time.into();
-        self
-    }
-
-    /// How long a connection may be idle between two requests. Default 75 s; `None`: for ever.
-    pub fn idle_timeout(mut self, time: impl Into<Option<Duration>>) -> Self {
-        self.settings.idle_timeout = time.into();
-        self
-    }
-
     /// Starts workers from this program instead of the one that runs. A `#!` script is refused.
     pub fn program(mut self, path: impl Into<PathBuf>) -> Self {
         self.program = Some(path.into());
@@ -179,6 +124,24 @@ impl ClusteredServer {
         F: Future<Output = Result<(), BoxError>> + Send + 'static,
     {
         self.prepare = Some(Box::new(|| Box::pin(prepare())));
+        self
+    }
+
+    /// Has each worker say that it listens only when this future has completed: caches are warm, a pool is connected. Until then it
+    /// gets no connection, and a restart keeps the old worker. Runs in workers, after the app is built; by default nothing is waited for.
+    ///
+    /// An error ends that worker, as one of [`serve_with`](Self::serve_with)'s closure does; the [boot timeout](Self::boot_timeout) holds.
+    ///
+    /// ```
+    /// # use axum_cluster::ClusteredServer;
+    /// # async fn warm_up() -> std::io::Result<()> { Ok(()) }
+    /// let server = ClusteredServer::bind("127.0.0.1:8000").ready_when(|_worker| async { Ok(warm_up().await?) });
+    /// ```
+    pub fn ready_when<F>(mut self, ready: impl FnOnce(Worker) -> F + Send + 'static) -> Self
+    where
+        F: Future<Output = Result<(), BoxError>> + Send + 'static,
+    {
+        self.ready = Some(Box::new(|worker| Box::pin(ready(worker))));
         self
     }
 
@@ -312,8 +275,8 @@ impl Serve {
     async fn serve(self) -> Result<()> {
         match begin(self.server).await? {
             Part::Primary(running) => running.wait(self.graceful).await,
-            Part::Worker(joined, also) => joined.serve(self.app, also).await,
-            Part::Single(single, also) => single.serve(self.app, also, self.graceful).await,
+            Part::Worker(joined, rest) => joined.serve(self.app, rest).await,
+            Part::Single(single, rest) => single.serve(self.app, rest, self.graceful).await,
         }
     }
 }
@@ -359,8 +322,8 @@ impl Worker {
     pub async fn serve(&self, router: axum::Router) -> Result<()> {
         let app = crate::service::from_router(router);
         match cluster::take_kept() {
-            Some(Part::Worker(joined, also)) => joined.serve(app, also).await,
-            Some(Part::Single(single, also)) => single.serve(app, also, None).await,
+            Some(Part::Worker(joined, rest)) => joined.serve(app, rest).await,
+            Some(Part::Single(single, rest)) => single.serve(app, rest, None).await,
             _ => Err(Error::AlreadyStarted),
         }
     }

@@ -23,6 +23,10 @@ use crate::{
 pub(crate) type AppMaker =
     Box<dyn FnOnce(Worker) -> Pin<Box<dyn Future<Output = Result<Arc<dyn App>>> + Send>> + Send>;
 
+/// Completes when a worker whose app is built may be given connections.
+pub(crate) type ReadyWhen =
+    Box<dyn FnOnce(Worker) -> Pin<Box<dyn Future<Output = Result<(), BoxError>> + Send>> + Send>;
+
 /// An app from any service; the route of its requests is not known.
 pub(crate) fn from_service<S, ReqBody, ResBody>(service: S) -> AppMaker
 where

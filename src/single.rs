@@ -16,6 +16,7 @@ use tokio::{
 use crate::{
     cluster::{self, Exit, WorkerHandle},
     error::{Error, Result},
+    event::Cuts,
     frame::{Frame, frames},
     http::{Connections, Leave},
     id::{Generation, Slot, WorkerId},
@@ -29,7 +30,7 @@ use crate::{
     settings::Settings,
     signals::{Order, PrimarySignals},
     sockets::{self, Listener},
-    start::{Running, all},
+    start::{Rest, Running, all},
     worker::{App, Hub, Parts, Serving, Worker, timeouts},
 };
 
@@ -50,6 +51,7 @@ struct Server {
     events: Events,
     worker: Worker,
     handle: WorkerHandle,
+    told_at: Instant,
 }
 
 impl Single {
@@ -105,6 +107,7 @@ impl Single {
                 events,
                 worker,
                 handle,
+                told_at: Instant::now(),
             },
         })
     }
@@ -116,25 +119,25 @@ impl Single {
     pub(crate) async fn serve(
         self,
         app: AppMaker,
-        also: Vec<AppMaker>,
+        rest: Rest,
         graceful: Option<std::pin::Pin<Box<dyn Future<Output = ()> + Send>>>,
     ) -> Result<()> {
-        tokio::spawn(self.server.serve(app, also));
+        tokio::spawn(self.server.serve(app, rest));
         self.running.wait(graceful).await
     }
 }
 
 impl Server {
-    async fn serve(mut self, app: AppMaker, also: Vec<AppMaker>) {
-        let result = self.try_serve(app, also).await;
+    async fn serve(mut self, app: AppMaker, rest: Rest) {
+        let result = self.try_serve(app, rest).await;
         self.shared.died(&self.handle);
         self.shared.end();
         // Nobody listens when the program has dropped the future of `serve`.
         let _ = self.end.send(result);
     }
 
-    async fn try_serve(&mut self, app: AppMaker, also: Vec<AppMaker>) -> Result<()> {
-        let apps: Arc<[Arc<dyn App>]> = all(app, also)(self.worker.clone()).await?.into();
+    async fn try_serve(&mut self, app: AppMaker, rest: Rest) -> Result<()> {
+        let apps: Arc<[Arc<dyn App>]> = all(app, rest)(self.worker.clone()).await?.into();
         let connections = Connections::new(timeouts(&self.settings), self.worker.row().clone());
         // Ends with this function, however it ends.
         let mut tasks = JoinSet::new();
@@ -168,21 +171,28 @@ impl Server {
         for event in [Event::Fork, Event::Online, Event::Listening] {
             self.events.send(event(self.handle.clone()));
         }
+        self.shared.set_ready(true);
         self.events.send(Event::Ready);
-        let at_once = self.told_to_end().await;
+        let at_once = self.announced_end().await;
         drop(accepting);
         self.handle.retire();
         self.worker.leave();
         connections.leave(Leave::Close);
-        let told_at = Instant::now();
         let deadline = tokio::time::sleep(self.settings.drain_deadline);
         let again = async {
-            // As with worker processes: a second signal right after the first is the same one.
-            while !at_once && !self.told_to_end().await && told_at.elapsed() < SECOND_STOP {}
+            if !at_once {
+                self.told_again().await;
+            }
         };
+        let mut cuts = Cuts::default();
         tokio::select! {
             () = connections.all_closed() => {}
-            () = deadline => tracing::warn!(connections = connections.cut(), "cut at the drain deadline"),
+            () = deadline => {
+                let cut;
+                (cut, cuts) = connections.cut();
+                tracing::warn!(connections = cut, requests = cuts.total, "cut at the drain deadline");
+                cuts.log(self.worker.id());
+            }
             () = again => tracing::info!("ending at once"),
         }
         // What was sent last is still to be seen by the hooks.
@@ -196,9 +206,28 @@ impl Server {
             in_flight: 0,
             open_connections: 0,
             after_disconnect: true,
+            requests_cut: cuts.total,
+            cut: cuts.oldest,
         };
         self.events.send(Event::Exit(self.handle.clone(), exit));
         Ok(())
+    }
+
+    /// Completes when it is time to end; true: at once.
+    async fn announced_end(&mut self) -> bool {
+        let at_once = self.told_to_end().await;
+        self.told_at = Instant::now();
+        self.shared.set_ready(false);
+        self.worker.row().order_unready();
+        at_once
+            || tokio::time::timeout(self.settings.drain_delay, self.told_again())
+                .await
+                .is_ok()
+    }
+
+    /// Completes at a further signal. As with worker processes, one right after the first is the same one.
+    async fn told_again(&mut self) {
+        while !self.told_to_end().await && self.told_at.elapsed() < SECOND_STOP {}
     }
 
     /// Completes at a signal or a command to end; true: at once.
@@ -242,7 +271,7 @@ async fn accept(
                     listener: listens_for,
                     app: listens_for,
                     peer,
-                    read: None,
+                    moved: None,
                 },
                 &serving,
             )

@@ -15,7 +15,7 @@ use crate::{
         program_path,
     },
     server::{ClusteredServer, Prepare, Source},
-    service::AppMaker,
+    service::{AppMaker, ReadyWhen},
     settings::Settings,
     signals,
     single::Single,
@@ -26,8 +26,14 @@ use crate::{
 /// What this process has to do, begun and ready to go on.
 pub(crate) enum Part {
     Primary(Running),
-    Worker(WorkerPart, Vec<AppMaker>),
-    Single(Box<Single>, Vec<AppMaker>),
+    Worker(WorkerPart, Rest),
+    Single(Box<Single>, Rest),
+}
+
+/// What was told before the first app is known.
+pub(crate) struct Rest {
+    also: Vec<AppMaker>,
+    ready: Option<ReadyWhen>,
 }
 
 impl Part {
@@ -51,9 +57,9 @@ pub(crate) struct WorkerPart {
 }
 
 impl WorkerPart {
-    pub(crate) async fn serve(self, app: AppMaker, also: Vec<AppMaker>) -> Result<()> {
+    pub(crate) async fn serve(self, app: AppMaker, rest: Rest) -> Result<()> {
         let prepare = self.prepare.filter(|_| self.joined.is_to_prepare());
-        let apps = all(app, also);
+        let apps = all(app, rest);
         let source: AppSource = Box::new(|worker| {
             Box::pin(async move {
                 if let Some(prepare) = prepare {
@@ -66,13 +72,16 @@ impl WorkerPart {
     }
 }
 
-/// One source of all apps, in the order of their listeners.
-pub(crate) fn all(app: AppMaker, also: Vec<AppMaker>) -> AppSource {
+/// One source of all apps, in the order of their listeners. There are none before the worker is ready.
+pub(crate) fn all(app: AppMaker, rest: Rest) -> AppSource {
     Box::new(|worker| {
         Box::pin(async move {
-            let mut apps = Vec::with_capacity(1 + also.len());
-            for maker in std::iter::once(app).chain(also) {
+            let mut apps = Vec::with_capacity(1 + rest.also.len());
+            for maker in std::iter::once(app).chain(rest.also) {
                 apps.push(maker(worker.clone()).await?);
+            }
+            if let Some(ready) = rest.ready {
+                ready(worker).await.map_err(Error::Ready)?;
             }
             Ok(apps)
         })
@@ -92,7 +101,11 @@ pub(crate) async fn begin(server: ClusteredServer) -> Result<Part> {
                 asked: asked(&server.sources),
                 prepare: server.prepare,
             };
-            Part::Worker(part, server.also)
+            let rest = Rest {
+                also: server.also,
+                ready: server.ready,
+            };
+            Part::Worker(part, rest)
         }
         Birth::Plain => begin_primary(server, None).await?,
         Birth::Successor(left) => {
@@ -117,6 +130,7 @@ async fn begin_primary(server: ClusteredServer, mut estate: Option<Estate>) -> R
         hooks,
         program,
         prepare,
+        ready,
     } = server;
     let variable = |name| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned());
     let settings = settings.overridden(
@@ -182,7 +196,7 @@ async fn begin_primary(server: ClusteredServer, mut estate: Option<Estate>) -> R
             commands,
             queue,
         )?;
-        return Ok(Part::Single(Box::new(single), also));
+        return Ok(Part::Single(Box::new(single), Rest { also, ready }));
     }
     mind_threads(&settings);
     let (program, origin) = match &estate {

@@ -9,7 +9,7 @@ use std::{
 
 use http_body::Body;
 use hyper::{
-    Request, Response,
+    Request, Response, StatusCode,
     header::{CONNECTION, HeaderValue},
 };
 use pin_project_lite::pin_project;
@@ -131,7 +131,12 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let mut response = ready!(this.state.poll(cx))?;
-        let exchange = this.exchange.take();
+        let mut exchange = this.exchange.take();
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS
+            && let Some(exchange) = &mut exchange
+        {
+            exchange.upgrades();
+        }
         let closes = exchange
             .as_ref()
             .is_some_and(|exchange| exchange.link().orders.look().contains(Orders::CLOSE));

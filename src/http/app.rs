@@ -73,7 +73,7 @@ where
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         self.link.wait_for(Phase::Busy);
-        let exchange = Exchange::begin(&self.link, R::WRITERS);
+        let exchange = Exchange::begin(&self.link, R::WRITERS, &request);
         let request = request
             .map(|body| RequestBody::new(body, (R::WRITERS == Writers::One).then_some(&self.link)));
         let mut service = self.service.borrow_mut();

@@ -28,7 +28,7 @@ use super::{
     registry::Registry,
     socket::Socket,
 };
-use crate::scoreboard::Row;
+use crate::{event::Cuts, scoreboard::Row};
 
 /// All connections of this process. Clones are handles to the same.
 #[derive(Clone, Debug)]
@@ -64,6 +64,12 @@ impl Connections {
         for link in self.0.registry.order(leave.into()) {
             link.wake();
         }
+        if self.0.timeouts.linger.is_zero() {
+            // Without waiting for the reaper's turn.
+            for link in self.0.registry.order_late(self.0.clock.now()) {
+                link.wake();
+            }
+        }
     }
 
     /// Releases up to `n` HTTP/1.1 connections that are idle, for somebody who has fewer; goes on serving. Says how many it told.
@@ -75,13 +81,18 @@ impl Connections {
         links.len()
     }
 
-    /// Ends everything at once, also streams that were upgraded and are read and written elsewhere. Says how many it cut.
-    pub(crate) fn cut(&self) -> usize {
+    /// Ends everything at once, also streams that were upgraded and are read and written elsewhere. Says how many connections
+    /// it cut, and which requests.
+    pub(crate) fn cut(&self) -> (usize, Cuts) {
         let links = self.0.registry.order(Orders::CUT);
+        let (mut cuts, now) = (Cuts::default(), self.0.clock.precise());
         for link in &links {
+            link.requests.tell(now, &mut cuts);
+            // The service is done with these, the client is not: it has not read all of the answer.
+            cuts.total += u64::from(link.activity.look().finished());
             link.wake_all();
         }
-        links.len()
+        (links.len(), cuts)
     }
 
     /// Completes when none is open.
@@ -110,22 +121,16 @@ impl Connections {
         S: Serves<B>,
         B: Content,
     {
-        let (silent, before, orders) = match start {
-            Start::Fresh => (Phase::FirstByte, Bytes::new(), Orders::default()),
-            Start::Moved(before) => (Phase::Idle, before, Orders::default()),
-            Start::Stays(before) => (Phase::Idle, before, Orders::CLOSE),
+        let hub = Arc::clone(&self.0);
+        let (link, before) = match start {
+            Start::Fresh => (
+                Link::new(hub, Phase::FirstByte, Orders::default()),
+                Bytes::new(),
+            ),
+            Start::Moved(moved) => (Link::moved(hub, &moved, Orders::default()), moved.read),
+            Start::Stays(moved) => (Link::moved(hub, &moved, Orders::CLOSE), moved.read),
         };
-        let phase = if before.is_empty() {
-            silent
-        } else {
-            Phase::Head
-        };
-        let socket = Socket::new(
-            stream,
-            before,
-            Link::new(Arc::clone(&self.0), phase, orders),
-        );
-        drive(socket, service)
+        drive(Socket::new(stream, before, link), service)
     }
 }
 
@@ -162,6 +167,6 @@ where
 }
 
 fn released<IO>(socket: Socket<IO>, read: Bytes) -> End<IO> {
-    let (stream, read) = socket.release(read);
-    End::Released(stream, read)
+    let (stream, moved) = socket.release(read);
+    End::Released(stream, moved)
 }

@@ -12,6 +12,8 @@ use std::sync::{
     },
 };
 
+use hyper::Request;
+
 use super::link::Link;
 
 /// In the lower half of the word: exchanges that live. In the upper: those that ended and are not settled, and one bit.
@@ -123,15 +125,28 @@ fn finished(word: u64) -> u32 {
 pub(super) struct Exchange {
     link: Arc<Link>,
     writers: Writers,
+    /// Its place among the connection's requests, unless it has given that to the protocol it has become.
+    place: Option<usize>,
 }
 
 impl Exchange {
-    pub(super) fn begin(link: &Arc<Link>, writers: Writers) -> Self {
+    pub(super) fn begin<B>(link: &Arc<Link>, writers: Writers, request: &Request<B>) -> Self {
+        let path = request.uri().path_and_query().cloned();
+        let now = link.hub().clock.now();
+        let place = link.requests.enter(request.method().clone(), path, now);
         link.row().began();
         link.activity.change(writers, |word| word + 1);
         Self {
             link: Arc::clone(link),
             writers,
+            place: Some(place),
+        }
+    }
+
+    /// The connection goes on as another protocol, and is known by this request from here on.
+    pub(super) fn upgrades(&mut self) {
+        if let Some(place) = self.place.take() {
+            self.link.requests.stays(place);
         }
     }
 
@@ -142,6 +157,9 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
+        if let Some(place) = self.place {
+            self.link.requests.leave(place);
+        }
         // One comes off the living and is added to the ended, in one step.
         let before = self
             .link

@@ -95,14 +95,14 @@ where
             if orders.is_empty() {
                 return Poll::Pending;
             }
+            if orders.contains(Orders::LATE) && link.is_still_late() {
+                return Poll::Ready(Stop::Late); // before a release: it would be late elsewhere
+            }
             if orders.releases() && after.is_quiet() && !unwritten {
                 if after == before {
                     return Poll::Ready(Stop::Release);
                 }
                 continue; // rule 2
-            }
-            if orders.contains(Orders::LATE) && link.is_still_late() {
-                return Poll::Ready(Stop::Late);
             }
             return Poll::Pending;
         }

@@ -54,6 +54,7 @@ where
                 }
                 if orders.leaves() && !going {
                     going = true;
+                    link.orders.put(Orders::CLOSE); // nobody can take it
                     connection.as_mut().graceful_shutdown(); // GOAWAY
                 }
                 let before = link.activity.look();

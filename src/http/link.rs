@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use futures_util::task::AtomicWaker;
 use tokio::sync::Notify;
 
@@ -17,10 +18,14 @@ use super::{
     Timeouts,
     exchange::{Activity, Writers},
     orders::{Inbox, Orders},
-    phase::{Clock, Phase, Waiting},
+    phase::{Clock, Phase, Waiting, millis},
     registry::Registry,
+    requests::Requests,
 };
-use crate::scoreboard::Row;
+use crate::{
+    moved::{Awaits, Moved},
+    scoreboard::Row,
+};
 
 /// What all connections of a process share.
 #[derive(Debug)]
@@ -43,6 +48,7 @@ pub(super) struct Link {
     pub(super) orders: Inbox,
     pub(super) waiting: Waiting,
     pub(super) activity: Activity,
+    pub(super) requests: Requests,
     /// hyper holds bytes that the socket did not take yet, or has begun to shut it down. Driver's task only.
     pub(super) unwritten: AtomicBool,
     /// The body of the latest request was not read to its end (yet). Kept by [`RequestBody`](super::RequestBody).
@@ -73,11 +79,39 @@ impl fmt::Debug for Link {
 
 impl Link {
     pub(super) fn new(hub: Arc<Hub>, phase: Phase, orders: Orders) -> Self {
+        let now = hub.clock.now();
+        Self::since(hub, phase, now, orders)
+    }
+
+    /// A connection whose time began elsewhere, or here before nobody took it.
+    pub(super) fn moved(hub: Arc<Hub>, moved: &Moved, orders: Orders) -> Self {
+        let phase = match moved.awaits {
+            _ if !moved.read.is_empty() => Phase::Head,
+            Awaits::FirstByte => Phase::FirstByte,
+            Awaits::Head => Phase::Head,
+            Awaits::Request => Phase::Idle,
+        };
+        let now = hub.clock.precise();
+        let since = if phase != Phase::Head && orders.leaves() {
+            now // it lingers, from now on
+        } else {
+            now.saturating_sub(millis(moved.waited))
+        };
+        let link = Self::since(hub, phase, since, orders);
+        // Its next move may come before the reaper does.
+        if link.is_late(now) {
+            link.orders.put(Orders::LATE);
+        }
+        link
+    }
+
+    fn since(hub: Arc<Hub>, phase: Phase, since: u64, orders: Orders) -> Self {
         Self {
             driver: OnceLock::new(),
             orders: Inbox::new(orders),
-            waiting: Waiting::new(phase, hub.clock.now()),
+            waiting: Waiting::new(phase, since),
             activity: Activity::default(),
+            requests: Requests::default(),
             unwritten: AtomicBool::new(false),
             body_unread: AtomicBool::new(false),
             stays: AtomicBool::new(false),
@@ -135,13 +169,34 @@ impl Link {
         self.waiting.phase() == Phase::Idle && !self.stays.load(Relaxed)
     }
 
-    /// Whether a timeout is exceeded.
-    pub(super) fn is_late(&self) -> bool {
+    /// Where it stands between two requests, having read this much of the next.
+    pub(super) fn standing(&self, read: Bytes) -> Moved {
+        let (phase, since) = self.waiting.look();
+        let awaits = match phase {
+            // Bytes that came together with the request before were not noticed as a head's, but are as old as the wait.
+            Phase::Head => Awaits::Head,
+            Phase::Idle | Phase::Busy if !read.is_empty() => Awaits::Head,
+            Phase::Idle | Phase::Busy => Awaits::Request,
+            Phase::FirstByte => Awaits::FirstByte,
+        };
+        let waited = match phase {
+            Phase::Busy => 0,
+            _ => self.hub.clock.precise().saturating_sub(since),
+        };
+        Moved {
+            read,
+            awaits,
+            waited: Duration::from_millis(waited),
+        }
+    }
+
+    /// Whether a timeout is exceeded at this time.
+    pub(super) fn is_late(&self, now: u64) -> bool {
         let (phase, since) = self.waiting.look();
         let Some((since, limit)) = self.limit(phase, since) else {
             return false;
         };
-        self.hub.clock.is_over(since, limit)
+        limit.is_zero() || self.hub.clock.is_over(since, limit, now)
     }
 
     fn limit(&self, phase: Phase, since: u64) -> Option<(u64, Duration)> {
@@ -154,7 +209,7 @@ impl Link {
         let limit = match phase {
             Phase::Busy => None,
             Phase::Head => head,
-            Phase::FirstByte | Phase::Idle if self.orders.look().leaves() => {
+            Phase::FirstByte | Phase::Idle if self.orders.look().contains(Orders::CLOSE) => {
                 return Some((since.max(self.hub.left_at.load(Relaxed)), linger));
             }
             Phase::FirstByte => first_byte,
@@ -166,7 +221,7 @@ impl Link {
     /// Takes the reaper's order, and says whether the timeout is still exceeded.
     pub(super) fn is_still_late(&self) -> bool {
         self.orders.take(Orders::LATE);
-        self.is_late()
+        self.is_late(self.hub.clock.precise())
     }
 
     /// The answers of up to `most` ended exchanges are written.

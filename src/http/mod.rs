@@ -10,10 +10,11 @@
 //! http1         the driver and the release rule                   http2      the driver, streams, GOAWAY
 //! app, answer   from hyper's service to the user's and back       body       the request body handlers see
 //! link          what a connection shares with the process         exchange   what lives on it, what is in flight
+//! requests      what these are, for when they are cut
 //! phase, reaper one word a connection, one task for all timeouts  linger     an end that loses no response
 //! ```
 //!
-//! A request costs no timer and no lock, and over HTTP/1 no allocation beyond hyper's own.
+//! A request costs no timer and no lock that anybody else holds, and over HTTP/1 no allocation beyond hyper's own.
 
 mod answer;
 mod app;
@@ -30,6 +31,7 @@ mod phase;
 mod preamble;
 mod reaper;
 mod registry;
+mod requests;
 mod scratch;
 mod socket;
 #[cfg(test)]
@@ -37,12 +39,12 @@ mod tests;
 
 use std::time::Duration;
 
-use bytes::Bytes;
-
 pub(crate) use app::{Content, Serves};
 pub use body::RequestBody;
 pub(crate) use connections::Connections;
 pub(crate) use orders::Leave;
+
+use crate::moved::Moved;
 
 /// What any part of an HTTP message or of a service may fail with.
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -56,7 +58,8 @@ pub(crate) struct Timeouts {
     pub(crate) head: Option<Duration>,
     /// Between two requests.
     pub(crate) idle: Option<Duration>,
-    /// Between two requests, or before the first, once the process is leaving and nobody takes the connection.
+    /// Between two requests, or before the first, once the process is leaving and nobody takes the connection. Zero: it is
+    /// closed at once.
     pub(crate) linger: Duration,
 }
 
@@ -65,11 +68,10 @@ pub(crate) struct Timeouts {
 pub(crate) enum Start {
     /// Just accepted.
     Fresh,
-    /// Between two requests: another process let it go, having read this much of the next. The client was promised the
-    /// idle timeout, so that is what it gets, and not the shorter one for the first byte.
-    Moved(Bytes),
+    /// Between two requests: another process let it go there. Its time runs on.
+    Moved(Moved),
     /// Released here, but nobody took it: [`Leave::Close`] holds for it, whatever holds for the process.
-    Stays(Bytes),
+    Stays(Moved),
 }
 
 /// How serving a connection ended.
@@ -79,6 +81,6 @@ pub(crate) enum End<IO> {
     Closed,
     /// The handler has the stream. It still counts as open and can still be [cut](Connections::cut).
     Upgraded,
-    /// Let go between two requests: the stream, and what was read of the next request. No longer counted as open.
-    Released(IO, Bytes),
+    /// Let go between two requests: the stream, and where it stands. No longer counted as open.
+    Released(IO, Moved),
 }

@@ -1,7 +1,10 @@
 //! What a connection waits for and since when, as one word: keeping timeouts costs a request three plain stores.
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    sync::atomic::{
+        AtomicU64,
+        Ordering::{Acquire, Relaxed, Release},
+    },
     time::Duration,
 };
 
@@ -57,14 +60,22 @@ impl Waiting {
 #[derive(Debug)]
 pub(super) struct Clock {
     now: AtomicU64,
+    /// When it was made, and how long after that it was moved on the last time.
+    made: Instant,
+    moved_on: AtomicU64,
     /// How often the reaper moves it on.
     pub(super) interval: Duration,
 }
 
+/// What a clock begins with: so far back can a wait have begun that comes from another process.
+const BEGINNING: u64 = u32::MAX as u64;
+
 impl Clock {
     pub(super) fn new(interval: Duration) -> Self {
         Self {
-            now: AtomicU64::new(0),
+            now: AtomicU64::new(BEGINNING),
+            made: Instant::now(),
+            moved_on: AtomicU64::new(0),
             interval,
         }
     }
@@ -73,19 +84,31 @@ impl Clock {
         self.now.load(Relaxed)
     }
 
-    /// Moves on by the time since `last`, but at most by two intervals.
-    pub(super) fn advance(&self, last: Instant) {
-        let elapsed = last.elapsed().min(2 * self.interval);
-        self.now.fetch_add(millis(elapsed), Relaxed);
+    /// To the millisecond, for a connection that moves: rounded at each move, many short stays would add up to nothing.
+    pub(super) fn precise(&self) -> u64 {
+        // In this order a turn of the clock in between makes the reading early, not late: nothing is over early.
+        let now = self.now.load(Acquire);
+        now + self.step(self.moved_on.load(Relaxed), millis(self.made.elapsed()))
     }
 
-    /// Whether `limit` is over that began at `since`. A reading may be one interval old, hence the interval more.
-    pub(super) fn is_over(&self, since: u64, limit: Duration) -> bool {
-        self.now().saturating_sub(since) >= millis(limit + self.interval)
+    /// Moves on by the time since it did so last, but at most by two intervals.
+    pub(super) fn advance(&self) {
+        let at = millis(self.made.elapsed());
+        let last = self.moved_on.swap(at, Relaxed);
+        self.now.fetch_add(self.step(last, at), Release);
+    }
+
+    fn step(&self, last: u64, at: u64) -> u64 {
+        at.saturating_sub(last).min(millis(2 * self.interval))
+    }
+
+    /// Whether `limit` is over that began at `since`. That reading may be one interval old, hence the interval more.
+    pub(super) fn is_over(&self, since: u64, limit: Duration, now: u64) -> bool {
+        now.saturating_sub(since) >= millis(limit + self.interval)
     }
 }
 
-fn millis(duration: Duration) -> u64 {
+pub(super) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
@@ -106,18 +129,27 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn time_that_the_process_did_not_run_does_not_count() {
         let clock = Clock::new(Duration::from_millis(100));
-        let last = Instant::now();
         tokio::time::advance(Duration::from_secs(15)).await;
-        clock.advance(last);
-        assert_eq!(clock.now(), 200);
+        assert_eq!(clock.precise() - BEGINNING, 200);
+        clock.advance();
+        assert_eq!(clock.now() - BEGINNING, 200);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_move_is_timed_between_two_turns_of_the_clock() {
+        let clock = Clock::new(Duration::from_millis(100));
+        tokio::time::advance(Duration::from_millis(99)).await;
+        assert_eq!(clock.now() - BEGINNING, 0);
+        assert_eq!(clock.precise() - BEGINNING, 99);
+        clock.advance();
+        tokio::time::advance(Duration::from_millis(3)).await;
+        assert_eq!(clock.precise() - BEGINNING, 102);
     }
 
     #[test]
     fn nothing_is_over_early() {
         let clock = Clock::new(Duration::from_millis(100));
-        clock.now.store(1_099, Relaxed);
-        assert!(!clock.is_over(0, Duration::from_secs(1)));
-        clock.now.store(1_100, Relaxed);
-        assert!(clock.is_over(0, Duration::from_secs(1)));
+        assert!(!clock.is_over(0, Duration::from_secs(1), 1_099));
+        assert!(clock.is_over(0, Duration::from_secs(1), 1_100));
     }
 }

@@ -42,11 +42,11 @@ pub(super) async fn read<IO: AsyncRead + Unpin>(socket: &mut Socket<IO>) -> Prea
                 Poll::Ready(_) => return Poll::Ready(Preamble::Gone),
                 Poll::Pending => {}
             }
+            if orders.contains(Orders::LATE) && socket.link().is_still_late() {
+                return Poll::Ready(Preamble::Late); // before a release: it would be late elsewhere
+            }
             if orders.releases() {
                 return Poll::Ready(Preamble::Release);
-            }
-            if orders.contains(Orders::LATE) && socket.link().is_still_late() {
-                return Poll::Ready(Preamble::Late);
             }
             return Poll::Pending;
         }

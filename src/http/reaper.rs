@@ -2,20 +2,18 @@
 
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 use super::{Timeouts, link::Hub};
 
 /// Runs for ever.
 pub(super) async fn run(hub: &Hub) {
-    let mut last = Instant::now();
     loop {
         sleep(hub.clock.interval).await;
-        hub.clock.advance(last);
-        last = Instant::now();
+        hub.clock.advance();
         // Woken here, the driver looks for bytes once more before it gives the connection up: they came to the runtime's
         // notice in the same turn as this timer, or have not come.
-        for link in hub.registry.order_late() {
+        for link in hub.registry.order_late(hub.clock.now()) {
             link.wake();
         }
     }
@@ -29,9 +27,11 @@ pub(super) fn interval(timeouts: &Timeouts) -> Duration {
         idle,
         linger,
     } = *timeouts;
-    let smallest = [first_byte, head, idle]
+    // Without a linger nothing waits for this task.
+    let linger = Some(linger).filter(|linger| !linger.is_zero());
+    let smallest = [first_byte, head, idle, linger]
         .into_iter()
         .flatten()
-        .fold(linger, Duration::min);
+        .fold(Duration::MAX, Duration::min);
     (smallest / 8).clamp(Duration::from_millis(25), Duration::from_secs(1))
 }

@@ -81,10 +81,10 @@ impl Registry {
     }
 
     /// Tells the connections that are late that they are, and returns them: to be woken.
-    pub(super) fn order_late(&self) -> Vec<Arc<Link>> {
+    pub(super) fn order_late(&self, now: u64) -> Vec<Arc<Link>> {
         self.lock()
             .links()
-            .filter(|link| link.is_late() && link.orders.put(Orders::LATE))
+            .filter(|link| link.is_late(now) && link.orders.put(Orders::LATE))
             .cloned()
             .collect()
     }

@@ -13,6 +13,7 @@ use futures_util::task::AtomicWaker;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{link::Link, scratch};
+use crate::moved::Moved;
 
 /// The stream, what was read of it before hyper saw it, and its entry in the books.
 ///
@@ -61,11 +62,12 @@ impl<IO> Socket<IO> {
         self.link().stays.store(true, Relaxed);
     }
 
-    /// Gives the stream back, and `read` followed by what hyper did not take. It did not close, and is not counted so.
-    pub(super) fn release(mut self, read: Bytes) -> (IO, Bytes) {
+    /// Gives the stream back, and where it stands: `read` was read, then what hyper did not take. It did not close, and is
+    /// not counted so.
+    pub(super) fn release(mut self, read: Bytes) -> (IO, Moved) {
         self.entry.released = true;
-        let left = join(read, self.before);
-        (self.stream, left)
+        let moved = self.entry.link.standing(join(read, self.before));
+        (self.stream, moved)
     }
 
     /// Registers whoever waits and is not the driver, which [`Link::wake`] reaches anyway; says whether the stream was cut.

@@ -4,6 +4,7 @@ use std::{
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6},
     os::fd::{AsFd, OwnedFd},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -12,6 +13,7 @@ use super::{
     datagram::{self, MAX_FDS, Received},
     limits, memfd,
 };
+use crate::moved::{Awaits, Moved};
 
 /// Connections in one datagram, at the most.
 pub(crate) const BATCH: usize = MAX_FDS;
@@ -36,18 +38,24 @@ pub(crate) struct Conn {
     pub(crate) app: u16,
     /// `None` for a unix socket.
     pub(crate) peer: Option<SocketAddr>,
-    /// What another worker read of its next request, when it let the connection go. `None`: just accepted.
-    pub(crate) read: Option<Bytes>,
+    /// Where it stood when another worker let it go. `None`: just accepted.
+    pub(crate) moved: Option<Moved>,
 }
 
 const FRESH: u8 = 0;
 const READ_INLINE: u8 = 1;
 const READ_IN_MEMFD: u8 = 2;
 
+const FIRST_BYTE: u8 = 0;
+const HEAD: u8 = 1;
+const REQUEST: u8 = 2;
+
 impl Conn {
     /// Whether it may share a datagram with others.
     fn is_small(&self) -> bool {
-        self.read.as_ref().is_none_or(Bytes::is_empty)
+        self.moved
+            .as_ref()
+            .is_none_or(|moved| moved.read.is_empty())
     }
 
     /// Appends the head; what was read and is large comes back as a descriptor to be sent after the connection's own.
@@ -68,18 +76,34 @@ impl Conn {
                 datagram.extend_from_slice(&peer.scope_id().to_le_bytes());
             }
         }
-        match &self.read {
-            None => datagram.push(FRESH),
-            Some(read) if read.len() <= INLINE => {
-                datagram.push(READ_INLINE);
-                datagram.extend_from_slice(&(read.len() as u16).to_le_bytes());
-                datagram.extend_from_slice(read);
-            }
-            Some(read) => {
-                datagram.push(READ_IN_MEMFD);
-                return memfd::seal(read).map(Some);
-            }
+        let Some(Moved {
+            read,
+            awaits,
+            waited,
+        }) = &self.moved
+        else {
+            datagram.push(FRESH);
+            return Ok(None);
+        };
+        let is_inline = read.len() <= INLINE;
+        datagram.push(if is_inline {
+            READ_INLINE
+        } else {
+            READ_IN_MEMFD
+        });
+        datagram.push(match awaits {
+            Awaits::FirstByte => FIRST_BYTE,
+            Awaits::Head => HEAD,
+            Awaits::Request => REQUEST,
+        });
+        // Seven weeks are as good as for ever.
+        let waited = u32::try_from(waited.as_millis()).unwrap_or(u32::MAX);
+        datagram.extend_from_slice(&waited.to_le_bytes());
+        if !is_inline {
+            return memfd::seal(read).map(Some);
         }
+        datagram.extend_from_slice(&(read.len() as u16).to_le_bytes());
+        datagram.extend_from_slice(read);
         Ok(None)
     }
 }
@@ -112,7 +136,8 @@ struct Head {
     listener: u16,
     app: u16,
     peer: Option<SocketAddr>,
-    read: Option<Bytes>,
+    /// Without what was read, if that is in a memfd.
+    moved: Option<Moved>,
     in_memfd: bool,
 }
 
@@ -133,20 +158,38 @@ fn decode_head(bytes: &mut &[u8]) -> Option<Head> {
         _ => return None,
     };
     let [kind] = array(bytes)?;
-    let read = match kind {
-        FRESH | READ_IN_MEMFD => None,
-        READ_INLINE => {
-            let length = usize::from(u16::from_le_bytes(array(bytes)?));
-            Some(Bytes::copy_from_slice(bytes.split_off(..length)?))
-        }
+    let moved = match kind {
+        FRESH => None,
+        READ_INLINE | READ_IN_MEMFD => Some(decode_moved(kind == READ_INLINE, bytes)?),
         _ => return None,
     };
     Some(Head {
         listener,
         app,
         peer,
-        read,
+        moved,
         in_memfd: kind == READ_IN_MEMFD,
+    })
+}
+
+fn decode_moved(is_inline: bool, bytes: &mut &[u8]) -> Option<Moved> {
+    let awaits = match array(bytes)? {
+        [FIRST_BYTE] => Awaits::FirstByte,
+        [HEAD] => Awaits::Head,
+        [REQUEST] => Awaits::Request,
+        _ => return None,
+    };
+    let waited = Duration::from_millis(u32::from_le_bytes(array(bytes)?).into());
+    let read = if is_inline {
+        let length = usize::from(u16::from_le_bytes(array(bytes)?));
+        Bytes::copy_from_slice(bytes.split_off(..length)?)
+    } else {
+        Bytes::new()
+    };
+    Some(Moved {
+        read,
+        awaits,
+        waited,
     })
 }
 
@@ -176,22 +219,20 @@ fn decode(mut bytes: &[u8], received: Received) -> Option<Batch> {
         listener,
         app,
         peer,
-        read,
+        mut moved,
         in_memfd,
     } in heads
     {
         let Some(fd) = fds.next() else { break };
-        let read = if in_memfd {
-            Some(memfd::open(fds.next()?, MAX_READ).ok()?)
-        } else {
-            read
-        };
+        if let Some(moved) = moved.as_mut().filter(|_| in_memfd) {
+            moved.read = memfd::open(fds.next()?, MAX_READ).ok()?;
+        }
         conns.push(Conn {
             fd,
             listener,
             app,
             peer,
-            read,
+            moved,
         });
     }
     Some(Batch {

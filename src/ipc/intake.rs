@@ -211,7 +211,10 @@ pub(crate) const CROWDED: Duration = Duration::from_millis(5);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ipc::conn::INLINE;
+    use crate::{
+        ipc::conn::INLINE,
+        moved::{Awaits, Moved},
+    };
     use bytes::Bytes;
 
     fn conn(peer: Option<&str>) -> Conn {
@@ -221,7 +224,7 @@ mod tests {
             listener: 7,
             app: 1,
             peer: peer.map(|peer| peer.parse().unwrap()),
-            read: None,
+            moved: None,
         }
     }
 
@@ -281,26 +284,29 @@ mod tests {
             receiver.receive().await.unwrap().is_none(),
             "the way there is closed, the way back is not"
         );
-        for size in [0, 1, INLINE, INLINE + 1, 408 * 1024] {
-            let read = Bytes::from(vec![b'x'; size]);
+        let standings = [Awaits::FirstByte, Awaits::Head, Awaits::Request];
+        let sizes = [0, 1, INLINE, INLINE + 1, 408 * 1024];
+        for (size, awaits) in sizes.into_iter().zip(standings.into_iter().cycle()) {
+            let moved = Moved {
+                read: Bytes::from(vec![b'x'; size]),
+                awaits,
+                waited: Duration::from_millis(9_999),
+            };
             receiver
                 .give_back(Conn {
-                    read: Some(read.clone()),
+                    moved: Some(moved.clone()),
                     ..conn(Some("127.0.0.1:80"))
                 })
                 .await
                 .unwrap();
             let back = handbacks.receive().await.unwrap().unwrap().conns.remove(0);
-            assert_eq!(back.read, Some(read));
+            assert_eq!(back.moved.as_ref(), Some(&moved));
             let next = IntakeSender::new().unwrap();
             assert!(matches!(next.send(&[back]), Handed::Sent), "{size}");
             assert_eq!(
-                next.take_back().unwrap().conns[0]
-                    .read
-                    .as_ref()
-                    .unwrap()
-                    .len(),
-                size
+                next.take_back().unwrap().conns[0].moved,
+                Some(moved),
+                "{size}"
             );
         }
         drop((sender, handbacks));

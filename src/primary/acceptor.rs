@@ -1,6 +1,11 @@
 //! Accepting: from the kernel's backlog to the dispatch, as long as some worker has room.
 
-use std::{cell::RefCell, io, rc::Rc, time::Duration};
+use std::{
+    cell::RefCell,
+    io,
+    rc::Rc,
+    time::{Duration, Instant},
+};
 
 use tokio::io::{Interest, unix::AsyncFd};
 
@@ -76,7 +81,8 @@ impl Acceptor {
 
     /// Accepts what has already come, for the last time: a listener must not be closed on clients that wait in its backlog.
     pub(super) fn accept_rest(&self, dispatch: &RefCell<Dispatch>) {
-        while matches!(self.accept(dispatch), Accepted::Some) {}
+        let begun = Instant::now();
+        while matches!(self.accept(dispatch), Accepted::Some) && begun.elapsed() < REST {}
     }
 
     fn accept(&self, dispatch: &RefCell<Dispatch>) -> Accepted {
@@ -90,7 +96,7 @@ impl Acceptor {
                     listener: self.number,
                     app: 0,
                     peer,
-                    read: None,
+                    moved: None,
                 }),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     outcome = Accepted::All;
@@ -110,6 +116,9 @@ impl Acceptor {
 }
 
 const PAUSE: Duration = Duration::from_millis(100);
+
+/// Clients that come faster than they are accepted must not put off the end.
+const REST: Duration = Duration::from_secs(1);
 
 fn is_shortage(error: &io::Error) -> bool {
     use nix::errno::Errno;

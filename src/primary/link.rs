@@ -21,7 +21,8 @@ use super::{
 use crate::{
     birth::{Hello, Welcome},
     error::Error,
-    frame::{Frame, WIRE_VERSION, frames},
+    event::Cuts,
+    frame::{Frame, WIRE_VERSION, decode_cuts, frames},
     id::WorkerId,
     ipc::{
         channel::{Buffer, Channel, Consumption, Received},
@@ -44,6 +45,8 @@ pub(super) enum Seen {
     Listening(WorkerId, Asked),
     /// An address that the program of this worker will need, or why it cannot be had.
     Bound(WorkerId, Result<Bound, String>),
+    /// What it had to cut at its drain deadline.
+    Cut(WorkerId, Cuts),
     Exited(WorkerId, ExitStatus),
 }
 
@@ -59,6 +62,8 @@ pub(super) struct Link {
     pub(super) welcome: Option<Welcome>,
     /// Its channel has not closed.
     pub(super) connected: bool,
+    /// It has said what it cut, which is about its last word.
+    pub(super) has_cut: bool,
     pub(super) gate: Rc<Gate>,
     pub(super) seen: mpsc::UnboundedSender<Seen>,
     pub(super) events: Events,
@@ -203,7 +208,15 @@ impl Link {
                         return Err("a count of more than it was sent");
                     }
                 }
-                Frame::Hello(_) | Frame::Welcome(_) | Frame::GiveBack(_) => {
+                Frame::Cut(payload) if !std::mem::replace(&mut self.has_cut, true) => {
+                    let cuts = decode_cuts(payload).map_err(|_| "a malformed report")?;
+                    let _ = self.seen.send(Seen::Cut(self.handle.id(), cuts));
+                }
+                Frame::Hello(_)
+                | Frame::Welcome(_)
+                | Frame::GiveBack(_)
+                | Frame::Cut(_)
+                | Frame::Reopen => {
                     return Err("a frame that workers do not send");
                 }
             }

@@ -21,7 +21,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     task::{Context, Poll},
 };
@@ -61,6 +61,7 @@ pub(crate) struct Shared {
     table: Mutex<Table>,
     hook_panics: AtomicU64,
     upgrades: AtomicU64,
+    ready: AtomicBool,
     ended: watch::Sender<bool>,
 }
 
@@ -91,6 +92,7 @@ impl Shared {
             table: Mutex::default(),
             hook_panics: AtomicU64::new(0),
             upgrades: AtomicU64::new(0),
+            ready: AtomicBool::new(false),
             ended: watch::Sender::new(false),
         })
     }
@@ -141,6 +143,11 @@ impl Shared {
         sum
     }
 
+    /// As many workers listen as are wanted and the cluster is not going to end, or this has ceased to be so.
+    pub(crate) fn set_ready(&self, ready: bool) {
+        self.ready.store(ready, Relaxed);
+    }
+
     /// The cluster has ended.
     pub(crate) fn end(&self) {
         self.ended.send_replace(true);
@@ -180,6 +187,12 @@ impl Primary {
         &self.shared.local_addrs
     }
 
+    /// Whether the cluster is at full strength: as many workers listen as are wanted, and it is not going to end. False as soon as TERM
+    /// or [`shutdown`](Self::shutdown) has been taken in, also while the end is only [announced](crate::ClusteredServer::drain_delay).
+    pub fn is_ready(&self) -> bool {
+        self.shared.ready.load(Relaxed)
+    }
+
     /// Sends a message to every worker that lives. Never waits.
     ///
     /// # Errors
@@ -195,7 +208,8 @@ impl Primary {
             .count())
     }
 
-    /// Ends the cluster gracefully, as TERM does: accepts no more, lets what is in flight finish within the drain deadline.
+    /// Ends the cluster gracefully, as TERM does: says so for the [drain delay](crate::ClusteredServer::drain_delay), then accepts no
+    /// more and lets what is in flight finish within the drain deadline.
     ///
     /// Acts at once. The ticket completes when every worker has exited (Node's callback comes at the first: K-4); it may be dropped.
     pub fn shutdown(&self) -> Ticket {

@@ -72,6 +72,7 @@ struct Life {
 #[derive(Debug)]
 struct Orders {
     leave: AtomicU64,
+    unready: AtomicU64,
 }
 
 /// One worker's page, mapped. Writes are relaxed atomic adds: no system call, no lock.
@@ -164,6 +165,15 @@ impl Row {
     /// Whether connections are to be given back; otherwise, and when the primary has gone without a word, nobody takes them.
     pub(crate) fn is_to_release(&self) -> bool {
         self.page.orders.leave.load(Acquire) == RELEASE
+    }
+
+    /// The cluster is going to end: this worker serves on, and says to who asks that it is not ready.
+    pub(crate) fn order_unready(&self) {
+        self.page.orders.unready.store(1, Relaxed);
+    }
+
+    pub(crate) fn is_ready(&self) -> bool {
+        self.page.orders.unready.load(Relaxed) == 0
     }
 
     /// The worker has no room for more connections, or has it again.

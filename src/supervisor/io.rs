@@ -31,6 +31,8 @@ pub(crate) enum Input {
     Restart { min_up: Duration },
     /// Have this many workers from now on; zero is ignored.
     Scale(u32),
+    /// The end has been announced: those that have asked to leave stay for it instead of being replaced.
+    Ending,
     /// Retire every worker.
     Shutdown,
     /// Kill every worker.

@@ -225,6 +225,7 @@ impl Supervisor {
             Input::Recycle(id) => self.replace_at(id, now),
             Input::Restart { min_up } => self.request_restart(min_up),
             Input::Scale(workers) => self.scale(workers, now),
+            Input::Ending => self.workers.values_mut().for_each(|it| it.leaving = None),
             Input::Shutdown => self.stop(now),
             Input::ShutdownNow => {
                 // In this order, so that nobody is ordered to drain and killed in one breath.

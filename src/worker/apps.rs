@@ -5,7 +5,6 @@ use std::{
     sync::Arc,
 };
 
-use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use super::Worker;
@@ -13,6 +12,7 @@ use crate::{
     error::Result,
     http::{Connections, Content, End, Serves, Start},
     ipc::intake::{Conn, IntakeReceiver},
+    moved::Moved,
     sockets::Stream,
 };
 
@@ -73,19 +73,19 @@ where
             fd,
             listener,
             peer,
-            read,
+            moved,
             ..
         } = conn;
         let stream = Stream::new(fd, peer)?;
-        let start = read.map_or(Start::Fresh, Start::Moved);
+        let start = moved.map_or(Start::Fresh, Start::Moved);
         let serve = serving
             .connections
             .serve(stream, start, (self.service_for)(peer));
         let serving = serving.clone();
         drop(tokio::spawn(async move {
-            if let End::Released(stream, read) = serve.await {
+            if let End::Released(stream, moved) = serve.await {
                 // Rare, and large: not a part of every connection's task.
-                Box::pin(self.let_go(stream, read, listener, peer, serving)).await;
+                Box::pin(self.let_go(stream, moved, listener, peer, serving)).await;
             }
         }));
         Ok(())
@@ -102,7 +102,7 @@ where
     async fn let_go(
         self: Arc<Self>,
         stream: Stream,
-        read: Bytes,
+        moved: Moved,
         listener: u16,
         peer: Option<SocketAddr>,
         serving: Serving,
@@ -113,36 +113,29 @@ where
             intake,
             done: _done,
         } = serving;
-        let kept = match (stream.into_fd(), intake) {
-            (Ok(fd), Some(intake)) => {
-                intake
-                    .give_back(Conn {
-                        fd,
-                        listener,
-                        app: 0,
-                        peer,
-                        read: Some(read),
-                    })
-                    .await
-            }
-            (Ok(fd), None) => Err(Conn {
+        let conn = match stream.into_fd() {
+            Ok(fd) => Conn {
                 fd,
                 listener,
                 app: 0,
                 peer,
-                read: Some(read),
-            }),
-            (Err(error), _) => {
+                moved: Some(moved),
+            },
+            Err(error) => {
                 tracing::error!(%error, "a connection could not be taken out of the runtime");
                 worker.row().closed();
                 return;
             }
         };
+        let kept = match intake {
+            Some(intake) => intake.give_back(conn).await,
+            None => Err(conn),
+        };
         match kept {
             Ok(()) => worker.row().gave_back(),
             Err(conn) => match Stream::new(conn.fd, peer) {
                 Ok(stream) => {
-                    let start = Start::Stays(conn.read.unwrap_or_default());
+                    let start = Start::Stays(conn.moved.unwrap_or_default());
                     connections
                         .serve(stream, start, (self.service_for)(peer))
                         .await;

@@ -173,6 +173,14 @@ impl Worker {
         *self.shared.draining.borrow()
     }
 
+    /// Whether new clients should come: true until the cluster is going to end, however late that is
+    /// ([`drain_delay`](crate::ClusteredServer::drain_delay)), or until the primary is gone. For a route that a load balancer asks.
+    ///
+    /// Stays true in a worker that leaves in a restart: others take its place, and the answer is for all of them.
+    pub fn is_ready(&self) -> bool {
+        self.shared.row.is_ready() && self.is_connected()
+    }
+
     /// Whether the primary can be talked to (Node's `worker.isConnected()`).
     pub fn is_connected(&self) -> bool {
         !self.shared.outbox.is_closed()

@@ -14,7 +14,7 @@ use super::{App, AppSource, Hub, Parts, Serving, Worker, watch::Watch};
 use crate::{
     birth::{Born, Welcome},
     error::{Error, Result},
-    frame::{Frame, frames},
+    frame::{Frame, encode_cuts, frames},
     http::{Connections, Leave, Timeouts},
     ipc::{
         channel::{Buffer, Channel, Consumption},
@@ -287,8 +287,11 @@ async fn drain(
             },
         }
     }
-    let cut = connections.cut();
-    tracing::warn!(worker = %worker.id(), connections = cut, "cut at the drain deadline");
+    let (cut, requests) = connections.cut();
+    tracing::warn!(worker = %worker.id(), connections = cut, requests = requests.total, "cut at the drain deadline");
+    if requests.total > 0 {
+        worker.outbox().order(&Frame::Cut(&encode_cuts(&requests)));
+    }
     // They end as soon as their tasks run; one that blocks its thread is left to the exit.
     let _ = tokio::time::timeout(FULL_PAUSE, finished).await;
 }

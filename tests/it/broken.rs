@@ -172,7 +172,6 @@ fn the_error_of_one_that_never_listens_says_so() {
 }
 
 #[test]
-#[ignore = "the error says `it did not stay up`: the end of the channel is seen before the process is reaped, so that its cause is not known yet"]
 fn the_error_of_one_that_dies_names_the_cause() {
     for (how, died) in [
         ("panic", "exit status: 101"),

@@ -125,6 +125,52 @@ fn a_request_longer_than_the_deadline_is_cut_there_and_the_end_is_still_a_succes
     );
 }
 
+// L7: the report of what was cut.
+#[test]
+fn what_is_cut_at_the_deadline_is_logged_and_told_to_the_hook() {
+    for workers in [1, 0] {
+        let server = Server::run("playground")
+            .workers(workers)
+            .env("DRAIN_MS", 400)
+            .start();
+        let id = 1_u32.min(workers);
+        let mut wires: Vec<_> = (0..20).map(|_| Wire::to(server.addr()).unwrap()).collect();
+        wires[0]
+            .send(b"POST /echo HTTP/1.1\r\nHost: test\r\nContent-Length: 2\r\n\r\n1")
+            .unwrap();
+        server.get("/");
+        for wire in &mut wires[1..] {
+            wire.send(b"GET /slow?ms=60000 HTTP/1.1\r\nHost: test\r\n\r\n")
+                .unwrap();
+        }
+        // Connections are handed over in order.
+        server.get("/");
+        server.signal(Signal::SIGTERM);
+        assert_eq!(server.wait_exit().code(), Some(0), "{}", server.output());
+        let cut = server.lines("cut worker=");
+        assert_eq!(cut.len(), 16, "{}", server.output());
+        let beginning = format!("cut worker={id} of=20 ");
+        assert!(
+            cut.iter().all(|line| line.starts_with(&beginning)),
+            "{cut:#?}"
+        );
+        assert!(cut[0].contains("POST /echo after "), "{cut:#?}");
+        assert!(cut[1].contains("GET /slow after "), "{cut:#?}");
+        let log = server.output();
+        let logged = |text| log.matches(text).count();
+        assert_eq!(
+            logged("a request was cut at the drain deadline"),
+            16,
+            "{log}"
+        );
+        assert_eq!(
+            logged("more requests were cut at the drain deadline"),
+            1,
+            "{log}"
+        );
+    }
+}
+
 // The answer is in the worker's hands and in the kernel's while its client does not read.
 #[test]
 fn a_slow_reader_gets_its_answer_to_the_end() {

@@ -26,6 +26,7 @@ mod messages;
 mod oddities;
 mod protocols;
 mod quickstart;
+mod ready;
 mod rebalance;
 mod recycling;
 mod restart;

@@ -1,9 +1,12 @@
 //! A rolling restart loses no request and closes no connection (L1, L2, L5, L12, L14; T1 and T2; K-2 and K-3 for HTTP/1.1).
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 use crate::{
-    client::{Load, Mode, Outcome, Running, Tally, sized},
+    client::{Load, Mode, Outcome, Running, Tally, Wire, sized},
     support::{Server, Signal, TempDir},
 };
 
@@ -126,6 +129,100 @@ fn unix_sockets_move_as_well() {
         "each client needed one connection",
         tally.connections() == CLIENTS,
     );
+}
+
+// The other half of the proof that the connections of the tests above do move.
+#[test]
+fn without_handback_a_restart_closes_idle_connections_after_one_more_answer() {
+    let server = Server::run("playground")
+        .workers(2)
+        .env("HANDBACK", "off")
+        .env("LINGER_MS", 60_000)
+        .start();
+    let mut wires: Vec<_> = (0..4).map(|_| Wire::to(server.addr()).unwrap()).collect();
+    for wire in &mut wires {
+        assert!(!wire.get("/").unwrap().closes);
+    }
+    server.signal(Signal::SIGHUP);
+    server.wait_for_line(" restarted");
+    for wire in &mut wires {
+        server.wait_until("an answer of the old worker, or its close", |_| {
+            let last = wire.get("/").unwrap();
+            assert_eq!(last.number("x-generation"), 1);
+            last.closes
+        });
+        assert_eq!(wire.get("/").unwrap_err(), Outcome::Reset);
+    }
+}
+
+#[test]
+fn without_handback_and_linger_a_restart_closes_idle_connections_at_once() {
+    let server = Server::run("playground")
+        .workers(2)
+        .env("HANDBACK", "off")
+        .env("LINGER_MS", 0)
+        .start();
+    let mut wires: Vec<_> = (0..4).map(|_| Wire::to(server.addr()).unwrap()).collect();
+    for wire in &mut wires {
+        assert!(!wire.get("/").unwrap().closes);
+    }
+    server.signal(Signal::SIGHUP);
+    for wire in &mut wires {
+        assert_eq!(wire.response().unwrap_err(), Outcome::Reset);
+    }
+}
+
+// The clients of these tests do notice what they are there to notice.
+#[test]
+fn without_handback_and_linger_a_restart_loses_requests() {
+    let server = Server::run("playground")
+        .workers(4)
+        .env("HANDBACK", "off")
+        .env("LINGER_MS", 0)
+        .start();
+    let think = Mode::KeepAlive { think: 5 * MS };
+    let tally = restart_under(&server, Load::new(server.addr()).mode(think), 2);
+    eprintln!("{tally}");
+    tally.must("requests are lost", tally.failed() > 0);
+    tally.must("new connections are needed", tally.connections() > CLIENTS);
+}
+
+/// Restarts again and again until the server closes the connection; how long that took from its opening, and how many restarts.
+fn closed_while_restarting(server: &Server, sent: &[u8]) -> (Duration, usize) {
+    let mut wire = Wire::to(server.addr()).unwrap();
+    let begun = Instant::now();
+    wire.send(sent).unwrap();
+    let before = server.output().matches(" restarted").count();
+    let closed = std::thread::spawn(move || {
+        assert_eq!(wire.response().unwrap_err(), Outcome::Reset);
+        begun.elapsed()
+    });
+    while !closed.is_finished() {
+        let restarts = server.output().matches(" restarted").count();
+        server.signal(Signal::SIGHUP);
+        server.wait_until("a restart", |server| {
+            server.output().matches(" restarted").count() > restarts
+        });
+    }
+    let restarts = server.output().matches(" restarted").count() - before;
+    (closed.join().unwrap(), restarts)
+}
+
+#[test]
+fn a_client_that_sends_nothing_or_half_a_head_gets_no_time_by_moving() {
+    let server = Server::run("playground")
+        .workers(2)
+        .env("FIRST_BYTE_MS", 2_000)
+        .env("HEADER_MS", 2_000)
+        .start();
+    for sent in ["", "GET / HT"] {
+        let (took, restarts) = closed_while_restarting(&server, sent.as_bytes());
+        eprintln!("{sent:?}: closed after {took:.1?} and {restarts} restarts");
+        assert!(restarts >= 3, "{restarts}");
+        // Time in which a busy machine does not let a worker run is not held against the client.
+        let in_time = (2_000 * MS..8_000 * MS).contains(&took);
+        assert!(in_time, "{sent:?}: {took:?}");
+    }
 }
 
 #[test]

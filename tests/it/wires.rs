@@ -51,6 +51,12 @@ fn must_be_survived(misdeed: &str) {
             "{}",
             server.output()
         );
+        // The misdeed is to be found out, and not the fixture's age.
+        assert!(
+            !server.output().contains("another version"),
+            "{}",
+            server.output()
+        );
         let flat = poll_for(Duration::from_secs(2), || server.fds() <= honest);
         assert!(
             flat,
@@ -117,6 +123,14 @@ fn a_flood_beyond_the_bound_is_survived() {
     must_be_survived("flood");
 }
 
+// Reports of what was cut go into the log and to hooks: what they say is bounded, and said once.
+#[test]
+fn reports_that_no_worker_makes_are_survived() {
+    must_be_survived("report-garbage");
+    must_be_survived("report-with-lines");
+    must_be_survived("report-twice");
+}
+
 // It says nothing wrong, and takes itself out of the rotation for good.
 #[test]
 fn a_worker_that_shuts_its_intake_is_replaced() {
@@ -137,6 +151,11 @@ fn a_shut_intake_does_not_make_the_primary_spin() {
     std::thread::sleep(1000 * MS);
     let used = cpu(server.child.id()).saturating_sub(before);
     assert!(used <= 200 * MS, "the primary used {used:?} of a second");
+}
+
+#[test]
+fn a_standing_that_no_connection_has_is_survived() {
+    must_be_survived("standing-back");
 }
 
 // The way back carries connections only, each once.
@@ -265,6 +284,7 @@ fn fixture() {
         .drain_deadline(500 * MS)
         .on_listening(|worker, _| println!("worker listens: {0} listens", worker.id()))
         .on_exit(|worker, exit| println!("exit worker={} status={}", worker.id(), exit.status))
+        .on_error(|error| println!("error: {error:?}"))
         .on_message(|_, _| std::thread::sleep(MS))
         .serve(Router::new().route("/", get(|| async { "hello world" })))
         .run()
@@ -276,7 +296,7 @@ fn commit(misdeed: &str) {
     pause();
     let stdin = std::io::stdin();
     let channel = stdin.as_fd();
-    let hello = |pid| frame(1, format!("{{\"wire\":1,\"pid\":{pid}}}").as_bytes());
+    let hello = |pid| frame(1, format!("{{\"wire\":2,\"pid\":{pid}}}").as_bytes());
     let hello_of_mine = hello(std::process::id());
     match misdeed {
         "dies" => {
@@ -289,7 +309,7 @@ fn commit(misdeed: &str) {
         "descriptors" => send(channel, &hello_of_mine, &[channel; 3]),
         "many-descriptors" => send(channel, &hello_of_mine, &[channel; 200]),
         "silent-descriptors" => send(channel, &[], &[channel; 3]),
-        "no-hello" => send(channel, &frame(3, &[]), &[]),
+        "no-hello" => send(channel, &frame(3, b"[]"), &[]),
         "another-pid" => send(channel, &hello(1), &[]),
         "second-hello" => send(channel, &hello_of_mine.repeat(2), &[]),
         "lie" => send(
@@ -297,27 +317,48 @@ fn commit(misdeed: &str) {
             &[hello_of_mine, frame(7, &u32::MAX.to_le_bytes())].concat(),
             &[],
         ),
+        "report-garbage" => {
+            let report = frame(9, &[0xa5; 99]);
+            send(channel, &[hello_of_mine, report].concat(), &[]);
+        }
+        "report-with-lines" => {
+            let mut report = 1_u64.to_le_bytes().to_vec();
+            report.extend_from_slice(b"\x03GET\0\0\0\0\0\0\0\0\x03\0/\n!");
+            send(channel, &[hello_of_mine, frame(9, &report)].concat(), &[]);
+        }
+        "report-twice" => {
+            let report = frame(9, &7_u64.to_le_bytes());
+            send(channel, &[hello_of_mine, report.repeat(2)].concat(), &[]);
+        }
+        "standing-back" => {
+            send(channel, &hello_of_mine, &[]);
+            let fds = welcomed(channel);
+            send(channel, &frame(3, b"[]"), &[]);
+            // Listener, unix peer, read inline, waits for what?, no time, no bytes.
+            let standing = [&[0, 0, 0, 1, 9][..], &[0; 4], &[0; 2]].concat();
+            send(fds[0].as_fd(), &standing, &[channel]);
+        }
         "empty" => send(channel, &[], &[]),
         "hangs-up" => {
-            send(channel, &[hello_of_mine, frame(3, &[])].concat(), &[]);
+            send(channel, &[hello_of_mine, frame(3, b"[]")].concat(), &[]);
             rustix::net::shutdown(channel, Shutdown::Both).unwrap();
         }
         "shut-intake" => {
             send(channel, &hello_of_mine, &[]);
             let fds = welcomed(channel);
-            send(channel, &frame(3, &[]), &[]);
+            send(channel, &frame(3, b"[]"), &[]);
             rustix::net::shutdown(&fds[0], Shutdown::Both).unwrap();
         }
         "garbage-back" => {
             send(channel, &hello_of_mine, &[]);
             let fds = welcomed(channel);
-            send(channel, &frame(3, &[]), &[]);
+            send(channel, &frame(3, b"[]"), &[]);
             send(fds[0].as_fd(), &[0xa5; 99], &[channel; 7]);
         }
         "flood-back" => {
             send(channel, &hello_of_mine, &[]);
             let fds = welcomed(channel);
-            send(channel, &frame(3, &[]), &[]);
+            send(channel, &frame(3, b"[]"), &[]);
             // A connection of a unix socket, just accepted: the kernel takes any descriptor for one.
             for _ in 0..10_000 {
                 send(fds[0].as_fd(), &[0, 0, 0, 0].repeat(16), &[channel; 16]);

@@ -3,7 +3,7 @@
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::duplex;
 
-use super::support::{PATIENT, Server, let_run, until};
+use super::support::{PATIENT, Server, having_read, let_run, until};
 use crate::http::{End, Leave, Start};
 
 #[tokio::test]
@@ -82,7 +82,7 @@ async fn http2_is_never_told_and_hears_of_nothing() {
     let server = Server::new(PATIENT);
     let (near, far) = duplex(1 << 16);
     // As one that moved before its first byte: it looks like an idle connection of HTTP/1.1, until it speaks.
-    let task = server.serve(far, Start::Moved(bytes::Bytes::new()));
+    let task = server.serve(far, Start::Moved(having_read("")));
     let (mut sender, connection) = hyper::client::conn::http2::handshake::<_, _, axum::body::Body>(
         TokioExecutor::new(),
         TokioIo::new(near),

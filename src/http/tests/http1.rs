@@ -1,6 +1,6 @@
 use tokio::{io::AsyncWriteExt, task::yield_now};
 
-use super::support::{Client, PATIENT, Server, tcp_pair};
+use super::support::{Client, PATIENT, Server, having_read, tcp_pair};
 use crate::http::{End, Start};
 
 fn post(path: &str, body: &str) -> String {
@@ -162,7 +162,7 @@ async fn a_bad_request_is_told_so() {
 async fn takes_up_where_another_stopped() {
     let server = Server::new(PATIENT);
     let (near, far) = tcp_pair().await;
-    let _task = server.serve(far, Start::Moved("GET / HTTP".into()));
+    let _task = server.serve(far, Start::Moved(having_read("GET / HTTP")));
     let mut client = Client::new(near);
     client
         .send("/1.1\r\nhost: x\r\n\r\nGET /n/2 HTTP/1.1\r\nhost: x\r\n\r\n")

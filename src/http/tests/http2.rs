@@ -13,7 +13,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use super::support::{PATIENT, Server, let_run, until};
+use super::support::{PATIENT, Server, let_run, named, until};
 use crate::http::{End, Leave, Start, Timeouts};
 
 type Closed = JoinHandle<hyper::Result<()>>;
@@ -164,7 +164,9 @@ async fn a_cut_ends_streams_too() {
     let (mut sender, _closed) = connect(client.stream).await;
     let waiting = tokio::spawn(sender.send_request(request("/wait", "")));
     until(|| server.in_flight() == 1).await;
-    assert_eq!(server.connections.cut(), 1);
+    let (connections, requests) = server.connections.cut();
+    assert_eq!(connections, 1);
+    assert_eq!(named(&requests), ["GET /wait"]);
     assert!(matches!(task.await.unwrap(), End::Closed));
     assert!(waiting.await.unwrap().is_err());
     until(|| server.in_flight() == 0).await;

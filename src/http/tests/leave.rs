@@ -5,7 +5,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use super::support::{Client, PATIENT, Server, let_run, until};
+use super::support::{Client, PATIENT, Server, let_run, named, until};
 use crate::http::{End, Leave, Start, Timeouts};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -68,6 +68,48 @@ async fn idle_and_silent_connections_linger_and_close() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn without_a_linger_idle_ones_are_closed_at_once_and_others_after_their_answer() {
+    let server = Server::timed(Timeouts {
+        linger: Duration::ZERO,
+        ..TIMEOUTS
+    });
+    let (mut idle, idle_task) = server.memory();
+    idle.get("/").await;
+    let (mut silent, silent_task) = server.memory();
+    let (mut busy, busy_task) = server.memory();
+    busy.send("GET /wait HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    until(|| server.in_flight() == 1).await;
+    let start = Instant::now();
+    server.connections.leave(Leave::Close);
+    idle.ends().await;
+    silent.ends().await;
+    assert_eq!(start.elapsed(), Duration::ZERO);
+    sleep(5 * SECOND).await;
+    server.gate.add_permits(1);
+    assert!(busy.reply().await.says_close());
+    busy.ends().await;
+    drop((idle, silent, busy));
+    for task in [idle_task, silent_task, busy_task] {
+        task.await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_linger_a_connection_that_somebody_takes_is_released_all_the_same() {
+    let server = Server::timed(Timeouts {
+        linger: Duration::ZERO,
+        ..TIMEOUTS
+    });
+    let (mut idle, idle_task) = server.memory();
+    idle.get("/").await;
+    let (_silent, silent_task) = server.memory();
+    server.connections.leave(Leave::Release);
+    for task in [idle_task, silent_task] {
+        assert!(matches!(task.await.unwrap(), End::Released(..)));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_request_within_the_grace_is_answered() {
     let server = Server::timed(TIMEOUTS);
     let (mut client, task) = server.memory();
@@ -112,7 +154,9 @@ async fn a_cut_ends_everything_at_once() {
     let (mut waiting, third) = server.tcp().await;
     waiting.send("GET /wait HTTP/1.1\r\nhost: x\r\n\r\n").await;
     until(|| server.in_flight() == 1).await;
-    assert_eq!(server.connections.cut(), 3);
+    let (connections, requests) = server.connections.cut();
+    assert_eq!(connections, 3);
+    assert_eq!(named(&requests), ["GET /wait"]);
     for task in [first, second, third] {
         assert!(matches!(task.await.unwrap(), End::Closed));
     }
@@ -125,6 +169,39 @@ async fn a_cut_ends_everything_at_once() {
     assert!(matches!(late.await.unwrap(), End::Closed));
     Client::new(near).ends().await;
     drop(waiting);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_cut_is_named_with_its_age_and_without_its_query() {
+    let server = Server::timed(TIMEOUTS);
+    let (mut first, _task) = server.memory();
+    first.get("/n/1").await; // done, and not named
+    first
+        .send("GET /wait?token=secret HTTP/1.1\r\nhost: x\r\n\r\n")
+        .await;
+    sleep(30 * SECOND).await;
+    let (mut second, _task) = server.memory();
+    second
+        .send("POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n1")
+        .await;
+    let (near, far) = duplex(1000);
+    let _task = server.serve(far, Start::Fresh);
+    let mut slow_to_read = Client::new(near);
+    slow_to_read
+        .send("GET /large/100000 HTTP/1.1\r\nhost: x\r\n\r\n")
+        .await;
+    sleep(5 * SECOND).await;
+    let (_, requests) = server.connections.cut();
+    assert_eq!(named(&requests), ["GET /wait", "POST /echo"]);
+    assert_eq!(requests.total, 3);
+    for (cut, seconds) in requests.oldest.iter().zip([35, 5]) {
+        let age = cut.age;
+        assert!(
+            age >= SECOND * seconds && age <= SECOND * (seconds + 1),
+            "{age:?}"
+        );
+    }
+    server.connections.all_closed().await;
 }
 
 #[tokio::test]

@@ -110,8 +110,8 @@ async fn play(seed: u64, may_close: bool) -> usize {
             calls.extend(server.calls());
             assert_eq!((server.connections.open(), server.in_flight()), (0, 0));
             match end {
-                End::Released(back, read) => {
-                    (stream, start, moved) = (back, Start::Moved(read), moved + 1)
+                End::Released(back, standing) => {
+                    (stream, start, moved) = (back, Start::Moved(standing), moved + 1)
                 }
                 End::Closed => return (calls, moved),
                 End::Upgraded => panic!(),

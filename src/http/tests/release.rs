@@ -4,24 +4,24 @@ use tokio::{
     task::JoinHandle,
 };
 
-use super::support::{Client, PATIENT, Server, let_run};
+use super::support::{Client, PATIENT, Server, having_read, let_run};
 use crate::http::{End, Leave, Start};
 
 async fn released<IO>(task: JoinHandle<End<IO>>) -> (IO, String) {
     match task.await.unwrap() {
-        End::Released(stream, read) => (stream, String::from_utf8(read.to_vec()).unwrap()),
+        End::Released(stream, moved) => (stream, String::from_utf8(moved.read.to_vec()).unwrap()),
         End::Closed => panic!("closed"),
         End::Upgraded => panic!("upgraded"),
     }
 }
 
 /// Lets a second process go on.
-fn moves<IO>(stream: IO, read: String) -> (Server, JoinHandle<End<IO>>)
+fn moves<IO>(stream: IO, read: &str) -> (Server, JoinHandle<End<IO>>)
 where
     IO: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
 {
     let next = Server::new(PATIENT);
-    let task = next.serve(stream, Start::Moved(read.into()));
+    let task = next.serve(stream, Start::Moved(having_read(read)));
     (next, task)
 }
 
@@ -42,7 +42,7 @@ async fn an_idle_connection_goes_on_elsewhere() {
         (0, 0, 0)
     );
     server.connections.all_closed().await;
-    let (_next, _task) = moves(stream, read);
+    let (_next, _task) = moves(stream, &read);
     assert_eq!(client.get("/n/2").await.body, "2");
 }
 
@@ -83,7 +83,7 @@ async fn part_of_a_head_comes_back_exactly() {
             server.connections.leave(Leave::Release);
             let (stream, read): (DuplexStream, _) = released(task).await;
             assert_eq!(read, head[..n]);
-            let (_next, _task) = moves(stream, read);
+            let (_next, _task) = moves(stream, &read);
             client.send(&head[n..]).await;
             if !first.is_empty() {
                 assert_eq!(client.reply().await.body, "hello");
@@ -133,8 +133,9 @@ async fn never_within_a_body_and_never_with_a_body_for_a_request() {
             client.send(&body[sent..]).await;
             client.send("GET /n/2 HTTP/1.1\r\nhost: x\r\n\r\n").await;
             let next = match task.await.unwrap() {
-                End::Released(stream, read) => {
-                    Some(moves(stream, String::from_utf8(read.to_vec()).unwrap()))
+                End::Released(stream, moved) => {
+                    let read = String::from_utf8(moved.read.to_vec()).unwrap();
+                    Some(moves(stream, &read))
                 }
                 End::Closed => None,
                 End::Upgraded => panic!(),
@@ -176,7 +177,7 @@ async fn a_body_that_a_task_reads_later_is_waited_for() {
     client.send("1\r\n/\r\n0\r\n\r\nGET /n/2").await;
     assert_eq!(reading.await.unwrap().unwrap(), "GET /");
     let (stream, read) = released(task).await;
-    let (_next, _task) = moves(stream, read);
+    let (_next, _task) = moves(stream, &read);
     client.send(" HTTP/1.1\r\nhost: x\r\n\r\n").await;
     assert_eq!(client.reply().await.body, "2");
 }
@@ -216,7 +217,7 @@ async fn every_pipelined_request_is_answered_or_handed_back_once() {
             }
             server.connections.leave(Leave::Release);
             let (stream, read) = released(task).await;
-            let (_next, _task) = moves(stream, read);
+            let (_next, _task) = moves(stream, &read);
             for n in 0..count {
                 assert_eq!(client.reply().await.body, n.to_string());
             }
@@ -248,7 +249,7 @@ async fn one_that_nobody_took_stays_and_is_told_to_close() {
     client.get("/").await;
     server.connections.leave(Leave::Release);
     let (stream, read) = released(task).await;
-    let task = server.serve(stream, Start::Stays(read.into()));
+    let task = server.serve(stream, Start::Stays(having_read(&read)));
     let_run().await;
     assert_eq!(server.connections.open(), 1);
     let reply = client.get("/").await;

@@ -24,7 +24,9 @@ use tokio::{
 };
 
 use crate::{
+    event::Cuts,
     http::{Connections, End, Start, Timeouts},
+    moved::Moved,
     scoreboard::Row,
 };
 
@@ -117,6 +119,22 @@ impl Server {
 
     pub(super) fn calls(&self) -> Vec<String> {
         self.calls.lock().unwrap().clone()
+    }
+}
+
+/// The requests that were cut, in a word each.
+pub(super) fn named(cuts: &Cuts) -> Vec<String> {
+    cuts.oldest
+        .iter()
+        .map(|cut| format!("{} {}", cut.method, cut.path))
+        .collect()
+}
+
+/// Where a connection stands of whose next request so much was read.
+pub(super) fn having_read(read: &str) -> Moved {
+    Moved {
+        read: read.to_owned().into(),
+        ..Moved::default()
     }
 }
 

@@ -3,12 +3,15 @@
 use std::time::Duration;
 
 use tokio::{
-    io::AsyncReadExt,
+    io::{AsyncReadExt, AsyncWriteExt},
     time::{Instant, sleep},
 };
 
-use super::support::{Client, Server};
-use crate::http::{End, Start, Timeouts};
+use super::support::{Client, Server, having_read};
+use crate::{
+    http::{End, Leave, Start, Timeouts},
+    moved::Awaits,
+};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -77,11 +80,89 @@ async fn an_idle_connection_is_closed() {
 async fn one_that_comes_idle_from_elsewhere_has_the_idle_timeout() {
     let server = Server::timed(TIMEOUTS);
     let (near, far) = tokio::io::duplex(100);
-    let task = server.serve(far, Start::Moved("".into()));
+    let task = server.serve(far, Start::Moved(having_read("")));
     let start = Instant::now();
     task.await.unwrap();
     assert_about(start.elapsed(), 70);
     drop(near);
+}
+
+/// Has one process after the other let a connection go until it is closed; how long that took, and how often it moved.
+async fn moves_until_closed(
+    mut stream: tokio::io::DuplexStream,
+    start: Start,
+    stay: Duration,
+) -> (Duration, u32) {
+    let begun = Instant::now();
+    let (mut start, mut moves) = (start, 0);
+    loop {
+        let server = Server::timed(TIMEOUTS);
+        let task = server.serve(stream, start);
+        sleep(stay).await;
+        server.connections.leave(Leave::Release);
+        match task.await.unwrap() {
+            End::Released(back, moved) => (stream, start) = (back, Start::Moved(moved)),
+            _ => return (begun.elapsed(), moves),
+        }
+        moves += 1;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_client_gets_no_time_by_moving() {
+    for stay in [90, 700, 3_000] {
+        let (near, far) = tokio::io::duplex(100);
+        let stay = Duration::from_millis(stay);
+        let (elapsed, moves) = moves_until_closed(far, Start::Fresh, stay).await;
+        assert!(moves >= 3, "{moves}");
+        assert_about(elapsed, 10);
+        drop(near);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn neither_does_a_head_that_is_never_complete() {
+    for stay in [90, 700, 3_000] {
+        let (mut near, far) = tokio::io::duplex(1000);
+        let trickle = tokio::spawn(async move {
+            while near.write_all(b"P").await.is_ok() {
+                sleep(SECOND).await;
+            }
+        });
+        let stay = Duration::from_millis(stay);
+        let (elapsed, moves) = moves_until_closed(far, Start::Fresh, stay).await;
+        assert!(moves >= 6, "{moves}");
+        assert_about(elapsed, 20);
+        trickle.await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nor_an_idle_one() {
+    let (near, far) = tokio::io::duplex(1000);
+    let (elapsed, moves) = moves_until_closed(far, Start::Moved(having_read("")), SECOND).await;
+    assert!(moves >= 60, "{moves}");
+    assert_about(elapsed, 70);
+    drop(near);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_read_with_the_request_before_is_a_head_when_it_moves() {
+    let server = Server::timed(TIMEOUTS);
+    let (mut client, task) = server.memory();
+    client.send("GET / HTTP/1.1\r\nhost: x\r\n\r\nGE").await;
+    client.reply().await;
+    sleep(5 * SECOND).await;
+    server.connections.leave(Leave::Release);
+    let End::Released(stream, moved) = task.await.unwrap() else {
+        panic!("not released")
+    };
+    assert_eq!((&moved.read[..], moved.awaits), (&b"GE"[..], Awaits::Head));
+    let next = Server::timed(TIMEOUTS);
+    let start = Instant::now();
+    let _task = next.serve(stream, Start::Moved(moved));
+    client.ends().await;
+    assert_about(start.elapsed(), 15);
 }
 
 #[tokio::test(start_paused = true)]

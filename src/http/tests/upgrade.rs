@@ -3,7 +3,7 @@ use std::sync::Arc;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, split};
 
-use super::support::{PATIENT, Server};
+use super::support::{PATIENT, Server, named};
 use crate::http::End;
 
 const UPGRADE: &str =
@@ -48,7 +48,9 @@ async fn an_upgraded_stream_is_cut_wherever_it_is() {
     for _ in 0..100 {
         tokio::task::yield_now().await;
     }
-    assert_eq!(server.connections.cut(), 1);
+    let (connections, requests) = server.connections.cut();
+    assert_eq!(connections, 1);
+    assert_eq!(named(&requests), ["GET /upgrade"]);
     assert_eq!(reading.await.unwrap().unwrap(), 0);
     assert_eq!(
         writing.await.unwrap().kind(),
@@ -56,7 +58,7 @@ async fn an_upgraded_stream_is_cut_wherever_it_is() {
     );
     server.connections.all_closed().await;
     assert_eq!(server.closed(), 1);
-    assert_eq!(server.connections.cut(), 0);
+    assert_eq!(server.connections.cut().0, 0);
 }
 
 #[tokio::test]

@@ -279,7 +279,7 @@ impl Dispatch {
     /// Gives a connection to a worker's batch, or keeps it waiting. [`flush`](Self::flush) sends the batches.
     pub(super) fn place(&mut self, mut conn: Conn) {
         let peer = conn.peer.map(|peer| peer.ip());
-        let came_back = conn.read.is_some();
+        let came_back = conn.moved.is_some();
         let picked = match self.crowded {
             Some(_) => None,
             None if came_back => self.pick_returned(peer),
@@ -381,7 +381,7 @@ impl Dispatch {
             let batch = std::mem::take(&mut intake.batch);
             self.choice.released(id, batch.len() as u64);
             for conn in batch.into_iter().rev() {
-                if conn.read.is_some() {
+                if conn.moved.is_some() {
                     &mut self.returned
                 } else {
                     &mut self.waiting

@@ -9,7 +9,7 @@ use super::Driver;
 use crate::{
     birth::Welcome,
     error::{Error, Result},
-    event::Exit,
+    event::{Cuts, Exit},
     id::{Generation, Slot, WorkerId},
     ipc::{
         channel::{self, Channel, Consumption},
@@ -56,6 +56,8 @@ pub(super) struct Child {
     pub(super) boot_timeout: bool,
     /// Why it is killed although nothing is wrong with it as a worker.
     pub(super) refused: Option<String>,
+    /// What it had to cut at its drain deadline.
+    cuts: Cuts,
 }
 
 /// What leads to one worker's process.
@@ -73,6 +75,8 @@ pub(super) struct Wires {
 pub(super) struct Death {
     pub(super) id: WorkerId,
     pub(super) status: Option<ExitStatus>,
+    /// Not because this primary killed it.
+    by_itself: bool,
     pub(super) cause: String,
 }
 
@@ -85,6 +89,7 @@ impl Driver {
                 self.last_death = Some(Death {
                     id,
                     status: None,
+                    by_itself: true,
                     cause: format!("{error:?}"),
                 });
                 self.events.send(Event::Error(error));
@@ -104,6 +109,9 @@ impl Driver {
         let intake = IntakeSender::new().map_err(failed)?;
         let handbacks = intake.handbacks().map_err(failed)?;
         let (row, page) = Row::create().map_err(failed)?;
+        if self.ending.is_some() {
+            row.order_unready();
+        }
         let process = Process::spawn(&image, &self.origin, id, slot, theirs)?;
         let outbox = Arc::new(Outbox::default());
         let consumption = Consumption::new(outbox.clone());
@@ -167,6 +175,7 @@ impl Driver {
             served: false,
             boot_timeout: false,
             refused: None,
+            cuts: Cuts::default(),
         };
         self.children.insert(id, child);
         let link = Link {
@@ -178,6 +187,7 @@ impl Driver {
             consumption,
             welcome,
             connected,
+            has_cut: false,
             gate: self.gate.clone(),
             seen: self.seen.clone(),
             events: self.events.clone(),
@@ -189,10 +199,15 @@ impl Driver {
         if let Some(child) = self.children.get(&id) {
             child.handle.retire();
             self.dispatch.borrow_mut().retire(id);
-            // Its connections move to the others, unless the whole cluster ends. The order stands before the intake ends.
-            child.handle.row().order_to_leave(self.closing.is_none());
+            // The order stands before the intake ends.
+            child.handle.row().order_to_leave(self.takes_back());
             child.intake.finish();
         }
+    }
+
+    /// Whether connections of those that leave move to others: not where the whole cluster ends.
+    fn takes_back(&self) -> bool {
+        !self.is_closing() && self.settings.handback
     }
 
     /// A worker whose channel has closed gets no more connections, whether its process ends or not.
@@ -202,7 +217,7 @@ impl Driver {
         };
         self.events.send(Event::Disconnect(child.handle.clone()));
         self.dispatch.borrow_mut().retire(id);
-        child.handle.row().order_to_leave(self.closing.is_none());
+        child.handle.row().order_to_leave(self.takes_back());
         child.intake.finish();
     }
 
@@ -238,6 +253,14 @@ impl Driver {
         }
     }
 
+    /// A worker has cut what was not done at its drain deadline.
+    pub(super) fn cut(&mut self, id: WorkerId, cuts: Cuts) {
+        cuts.log(id);
+        if let Some(child) = self.children.get_mut(&id) {
+            child.cuts = cuts;
+        }
+    }
+
     pub(super) fn exited(&mut self, id: WorkerId, status: ExitStatus) {
         let Some(child) = self.children.remove(&id) else {
             return;
@@ -258,6 +281,8 @@ impl Driver {
             in_flight: handle.row().read().in_flight,
             open_connections,
             after_disconnect: handle.is_retired(),
+            requests_cut: child.cuts.total,
+            cut: child.cuts.oldest,
         };
         handle.died();
         self.shared.died(&handle);
@@ -271,6 +296,7 @@ impl Driver {
         self.last_death = Some(Death {
             id,
             status: Some(status),
+            by_itself: child.refused.is_none() && !child.boot_timeout,
             cause: child.refused.unwrap_or_else(|| cause.to_owned()),
         });
         if exit.after_disconnect {
@@ -279,22 +305,28 @@ impl Driver {
             tracing::warn!(worker = %id, %status, in_flight = exit.in_flight, open_connections, "worker died: {cause}");
         }
         self.events.send(Event::Exit(handle, exit));
+        self.tell_abandoned(id);
         self.tell(Input::Exited(id));
     }
 
     /// Why a worker that was to serve did not.
     pub(super) fn cause_of(&self, id: WorkerId) -> String {
-        match (&self.last_death, self.children.get(&id)) {
-            (_, Some(child)) if child.boot_timeout => BOOT_TIMEOUT.to_owned(),
-            (
-                _,
-                Some(Child {
-                    refused: Some(cause),
-                    ..
-                }),
-            ) => cause.clone(),
-            (Some(death), _) if death.id == id => death.cause.clone(),
+        match &self.last_death {
+            Some(death) if death.id == id => death.cause.clone(),
             _ => "it did not stay up".to_owned(),
+        }
+    }
+
+    /// How a worker ended that was to serve, and why.
+    pub(super) fn end_of(&self, id: WorkerId) -> String {
+        let cause = self.cause_of(id);
+        match &self.last_death {
+            Some(Death {
+                status: Some(status),
+                by_itself: true,
+                ..
+            }) => format!("{status}: {cause}"),
+            _ => cause,
         }
     }
 }

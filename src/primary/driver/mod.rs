@@ -26,7 +26,8 @@ use tokio::{
 pub(crate) use self::ending::SECOND_STOP;
 use self::{
     children::{Child, Death},
-    ending::Closing,
+    ending::Ending,
+    restarts::Abandoned,
     upgrade::{News, Upgrade},
 };
 use super::{
@@ -100,10 +101,11 @@ struct Driver {
     upgrade: Upgrade,
     children: BTreeMap<WorkerId, Child>,
     seen: mpsc::UnboundedSender<Seen>,
-    closing: Option<Closing>,
+    ending: Option<Ending>,
     last_death: Option<Death>,
     /// Who asked for the restart that runs, and who for the one after it.
     restarts: [Vec<oneshot::Sender<Result<Restarted>>>; 2],
+    abandoned: Vec<Abandoned>,
     scaling: Vec<oneshot::Sender<Result<()>>>,
     failure: Option<Error>,
     recycling: Recycling,
@@ -144,6 +146,7 @@ pub(crate) async fn run(mut setup: Setup) -> Result<()> {
             Some(command) = commands.recv() => driver.command(command),
             Some(seen) = sightings.recv() => driver.saw(seen),
             _ = tick.tick() => driver.tick(),
+            () = until(driver.announced_until()) => driver.close().await,
             () = until(driver.supervisor.deadline()) => driver.tell(Input::Tick),
         }
     }
@@ -199,9 +202,10 @@ impl Driver {
             upgrade: Upgrade::default(),
             children: BTreeMap::new(),
             seen,
-            closing: None,
+            ending: None,
             last_death: None,
             restarts: Default::default(),
+            abandoned: Vec::new(),
             scaling: Vec::new(),
             failure: None,
             recycling,
@@ -238,6 +242,7 @@ impl Driver {
 
     /// Carries out every action that is due; true when the cluster has ended.
     fn carry_out(&mut self) -> bool {
+        self.show_readiness(); // before hooks hear of it
         while let Some(action) = self.supervisor.poll() {
             match action {
                 Action::Spawn {
@@ -295,34 +300,17 @@ impl Driver {
                 took,
             } => {
                 tracing::info!(%generation, replaced, ?took, "restarted");
-                self.rolled(generation);
-                self.restart_ended(|| {
-                    Ok(Restarted {
-                        generation,
-                        replaced,
-                        took,
-                    })
+                self.restarted(Restarted {
+                    generation,
+                    replaced,
+                    took,
                 });
             }
             Note::RestartAbandoned {
                 generation,
                 slot,
                 id,
-            } => {
-                let cause = self.cause_of(id);
-                self.not_rolled(&cause);
-                tracing::error!(%generation, %slot, worker = %id, "restart abandoned, the old workers stay: {cause}");
-                self.events.send(Event::Error(Error::RestartAbandoned {
-                    slot,
-                    cause: cause.clone(),
-                }));
-                self.restart_ended(|| {
-                    Err(Error::RestartAbandoned {
-                        slot,
-                        cause: cause.clone(),
-                    })
-                });
-            }
+            } => self.restart_abandoned(generation, slot, id),
             Note::GiveUp { id } => {
                 self.failure = Some(Error::NeverReady {
                     program: self.images.program.clone(),
@@ -337,6 +325,8 @@ impl Driver {
 
     fn saw(&mut self, seen: Seen) {
         match seen {
+            // The same TERM as the primary's own: it stays for the announced end.
+            Seen::Input(Input::Leaving(_)) if self.ending.is_some() => {}
             Seen::Input(input) => {
                 if let Input::Disconnected(id) = input {
                     self.disconnected(id);
@@ -358,6 +348,7 @@ impl Driver {
                 self.bound_for_successor(id, bound);
                 self.listening(id);
             }
+            Seen::Cut(id, cuts) => self.cut(id, cuts),
             Seen::Exited(id, status) => self.exited(id, status),
         }
     }
@@ -388,12 +379,15 @@ impl Driver {
     fn obey(&mut self, order: Order) {
         tracing::info!(?order, "signal");
         match order {
-            Order::Stop => match &self.closing {
-                None => self.close(),
-                Some(closing) if closing.since.elapsed() >= SECOND_STOP => self.close_now(),
+            Order::Stop => match &self.ending {
+                None => self.announce_end(),
+                Some(ending) if ending.asked.elapsed() >= SECOND_STOP => self.close_now(),
                 Some(_) => {}
             },
             Order::StopNow => self.close_now(),
+            Order::Restart | Order::More | Order::Fewer if self.ending.is_some() => {
+                tracing::info!(?order, "the cluster is ending: nothing changes");
+            }
             Order::Restart => self.restart(None),
             Order::More => self.scale_by(1),
             Order::Fewer => self.scale_by(-1),
@@ -407,7 +401,9 @@ impl Driver {
 
     fn command(&mut self, command: Command) {
         match command {
-            Command::Shutdown if self.closing.is_none() => self.close(),
+            Command::Shutdown if self.ending.is_none() => self.announce_end(),
+            // Tickets of what comes too late say `Gone`.
+            _ if self.ending.is_some() => {}
             Command::Shutdown => {}
             Command::Restart(asked) => self.restart(Some(asked)),
             Command::Upgrade(program, asked) => self.upgrade(program, Some(asked)),

@@ -11,7 +11,7 @@ impl Driver {
             return;
         }
         // A restart moves every connection anyway, each once.
-        if self.closing.is_some() || self.supervisor.restarting().is_some() {
+        if self.ending.is_some() || self.supervisor.restarting().is_some() {
             return self.balance.reset();
         }
         let loads = self.dispatch.borrow().loads();

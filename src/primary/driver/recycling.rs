@@ -8,7 +8,7 @@ use crate::{primary::memory, recycling::Sighting, supervisor::Input};
 impl Driver {
     /// Looks at every worker that serves, the oldest first.
     pub(super) fn recycle(&mut self, now: Instant) {
-        if !self.recycling.is_on() || self.closing.is_some() {
+        if !self.recycling.is_on() || self.ending.is_some() {
             return;
         }
         let mut due = Vec::new();

@@ -114,14 +114,14 @@ impl Driver {
         }
     }
 
-    /// The restart was abandoned, and with it what was to follow.
-    pub(super) fn not_rolled(&mut self, cause: &str) {
+    /// The restart was abandoned, and with it what was to follow; says who asked for that.
+    pub(super) fn not_rolled(&mut self) -> Vec<Asker> {
         let order = self.next_order();
         self.incoming.clear();
         if let Some(program) = self.upgrade.program.take() {
             self.images.program = program;
         }
-        answer(order.askers, || Err(given_up(cause)));
+        order.askers
     }
 
     fn next_order(&mut self) -> Ordered {
@@ -210,7 +210,7 @@ impl Driver {
 
     /// Whether the execution is due and nothing stands in its way.
     pub(super) fn is_to_upgrade(&self) -> bool {
-        self.upgrade.due.is_some() && self.closing.is_none() && self.supervisor.legacy().is_some()
+        self.upgrade.due.is_some() && self.ending.is_none() && self.supervisor.legacy().is_some()
     }
 
     /// Executes the new program in this process. Returns when that was put off or has failed: then everything is as before.

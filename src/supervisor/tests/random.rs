@@ -215,7 +215,7 @@ impl World {
         let up = self
             .some(who, |process| process.stage >= Stage::Online)
             .unwrap_or(stranger);
-        self.send(match what % 13 {
+        self.send(match what % 14 {
             0 => Input::Start,
             1 => Input::Listening(booting),
             2 => Input::Spawned(up),
@@ -228,6 +228,7 @@ impl World {
             9 => Input::Beat(booting),
             10 => Input::Leaving(gone),
             11 => Input::Recycle(gone),
+            12 => Input::Ending,
             _ => Input::Exited(stranger),
         });
     }

@@ -1,0 +1,78 @@
+//! Which requests a connection has in flight, for the one time that somebody asks: when they are cut.
+
+use std::{
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use http::{Method, uri::PathAndQuery};
+
+use crate::event::{CutRequest, Cuts};
+
+/// A slot a request: one over HTTP/1, as many as there were streams at once over HTTP/2. Empty until the first request. The lock
+/// is held for a few instructions, over HTTP/1 always by the same task.
+#[derive(Default)]
+pub(super) struct Requests(Mutex<Vec<Option<Known>>>);
+
+/// What is kept of a request: a word and two references, no copies.
+struct Known {
+    method: Method,
+    path: Option<PathAndQuery>,
+    since: u64,
+}
+
+impl Requests {
+    /// Notes a request and returns its place.
+    pub(super) fn enter(&self, method: Method, path: Option<PathAndQuery>, since: u64) -> usize {
+        let known = Some(Known {
+            method,
+            path,
+            since,
+        });
+        let mut places = self.lock();
+        if let Some(place) = places.iter().position(Option::is_none) {
+            places[place] = known;
+            place
+        } else {
+            places.push(known);
+            places.len() - 1
+        }
+    }
+
+    pub(super) fn leave(&self, place: usize) {
+        let known = self.lock()[place].take();
+        drop(known); // and perhaps a buffer with it: not under the lock
+    }
+
+    /// It has become a protocol of its own and stays for as long as the connection.
+    pub(super) fn stays(&self, place: usize) {
+        if let Some(known) = &mut self.lock()[place] {
+            // A copy: a reference would keep hyper's whole buffer.
+            known.path = known
+                .path
+                .take()
+                .and_then(|path| path.as_str().parse().ok());
+        }
+    }
+
+    /// Adds what is in flight to `cuts`. Of all connections' requests the oldest are named.
+    pub(super) fn tell(&self, now: u64, cuts: &mut Cuts) {
+        for known in self.lock().iter().flatten() {
+            cuts.add(
+                Duration::from_millis(now.saturating_sub(known.since)),
+                |age| {
+                    CutRequest::new(
+                        known.method.clone(),
+                        known.path.as_ref().map_or("", PathAndQuery::path),
+                        age,
+                    )
+                },
+            );
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Option<Known>>> {
+        // Whole between any two statements.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -9,14 +9,116 @@ use http::{Method, StatusCode};
 
 use crate::message::{MAX_MESSAGE, RequestNotice};
 
+/// The largest payload that travels in its datagram; a larger one travels beside it, in a sealed memfd.
+pub(crate) const INLINE: usize = 64 * 1024;
+
+/// The most descriptors of the program's own that a message carries: with a memfd they fit one datagram.
+pub(crate) const MESSAGE_FDS: usize = 15;
+
+/// What a descriptor counts against the bound of what may be under way: in transit it is far more to the kernel than four bytes.
+const FD_WEIGHT: usize = 16 * 1024;
+
 /// Raised when frames or settings change so that an older peer would misread them.
-pub(crate) const WIRE_VERSION: u32 = 1;
+pub(crate) const WIRE_VERSION: u32 = 2;
 
 /// A frame's kind and length.
 const HEADER: usize = 5;
 
-/// The largest datagram: one message of the largest size and its header.
-pub(crate) const MAX_DATAGRAM: usize = MAX_MESSAGE + HEADER;
+/// What a letter says of itself before its payload: kind, descriptors, number.
+const LETTER: usize = 10;
+
+/// Set in a letter's kind: the payload is in a memfd, and here stands its size.
+const SEALED: u8 = 0x80;
+
+/// The largest datagram: one message of the largest size that is not put into a memfd.
+pub(crate) const MAX_DATAGRAM: usize = HEADER + LETTER + INLINE;
+
+/// What a message of the program is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Message,
+    /// To all other workers; the primary passes it on.
+    Broadcast,
+    /// Wants an answer, under this number of the asker's.
+    Request(u64),
+    /// The answer to the request of this number.
+    Reply(u64),
+}
+
+/// The payload of a letter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Payload<'a> {
+    Here(&'a [u8]),
+    /// In the memfd that comes before the letter's other descriptors, with this size.
+    Sealed(u32),
+}
+
+/// A message that is more than a few bytes from one to the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Envelope<'a> {
+    pub(crate) kind: Kind,
+    /// How many descriptors are the program's own, beside a memfd.
+    pub(crate) fds: u8,
+    pub(crate) payload: Payload<'a>,
+}
+
+impl<'a> Envelope<'a> {
+    fn new(bytes: &'a [u8]) -> Option<Self> {
+        let ([kind, fds, number @ ..], payload) = bytes.split_first_chunk::<LETTER>()?;
+        let number = u64::from_le_bytes(*number);
+        let payload = if kind & SEALED == 0 {
+            Payload::Here(payload)
+        } else {
+            let size = u32::from_le_bytes(payload.try_into().ok()?);
+            // Checked here, before anybody maps or reads it.
+            (size as usize <= MAX_MESSAGE).then_some(Payload::Sealed(size))?
+        };
+        let kind = match (kind & !SEALED, number) {
+            (0, 0) => Kind::Message,
+            (1, 0) => Kind::Broadcast,
+            (2, number) => Kind::Request(number),
+            (3, number) => Kind::Reply(number),
+            _ => return None,
+        };
+        (usize::from(*fds) <= MESSAGE_FDS).then_some(Self {
+            kind,
+            fds: *fds,
+            payload,
+        })
+    }
+
+    /// How many descriptors come with it, a memfd among them.
+    pub(crate) fn all_fds(&self) -> usize {
+        usize::from(self.fds) + usize::from(matches!(self.payload, Payload::Sealed(_)))
+    }
+
+    fn size(&self) -> usize {
+        LETTER
+            + match self.payload {
+                Payload::Here(bytes) => bytes.len(),
+                Payload::Sealed(_) => 4,
+            }
+    }
+
+    fn encode(&self, datagram: &mut Vec<u8>) {
+        let (kind, number) = match self.kind {
+            Kind::Message => (0, 0),
+            Kind::Broadcast => (1, 0),
+            Kind::Request(number) => (2, number),
+            Kind::Reply(number) => (3, number),
+        };
+        let sealed = match self.payload {
+            Payload::Here(_) => 0,
+            Payload::Sealed(_) => SEALED,
+        };
+        datagram.extend_from_slice(&[kind | sealed, self.fds]);
+        datagram.extend_from_slice(&number.to_le_bytes());
+        match self.payload {
+            Payload::Here(bytes) => datagram.extend_from_slice(bytes),
+            Payload::Sealed(size) => datagram.extend_from_slice(&size.to_le_bytes()),
+        }
+    }
+}
 
 /// One frame. What carries JSON is rare; what is frequent is plain bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,8 +131,12 @@ pub(crate) enum Frame<'a> {
     Listening,
     /// Worker: I was sent TERM, please retire me.
     Leaving,
-    /// Either: a message of the program.
+    /// Either: a message of the program, and nothing more.
     Message(&'a [u8]),
+    /// Either: a message of the program that asks, answers, is passed on, or brings descriptors.
+    Letter(Envelope<'a>),
+    /// Either: the request of this number was dropped unanswered.
+    NoReply(u64),
     /// Worker: requests answered; see [`notices`].
     Notices(&'a [u8]),
     /// Either: so many bytes of messages and notices have been consumed since the last time.
@@ -47,6 +153,8 @@ impl<'a> Frame<'a> {
             Self::Message(_) => 5,
             Self::Notices(_) => 6,
             Self::Consumed(_) => 7,
+            Self::Letter(_) => 8,
+            Self::NoReply(_) => 9,
         }
     }
 
@@ -62,6 +170,11 @@ impl<'a> Frame<'a> {
                 .try_into()
                 .map(|n| Self::Consumed(u32::from_le_bytes(n)))
                 .map_err(|_| Malformed),
+            (8, _) => Envelope::new(payload).map(Self::Letter).ok_or(Malformed),
+            (9, _) => payload
+                .try_into()
+                .map(|n| Self::NoReply(u64::from_le_bytes(n)))
+                .map_err(|_| Malformed),
             _ => Err(Malformed),
         }
     }
@@ -74,9 +187,26 @@ impl<'a> Frame<'a> {
                 | Self::Welcome(bytes)
                 | Self::Message(bytes)
                 | Self::Notices(bytes) => bytes.len(),
+                Self::Letter(letter) => letter.size(),
+                Self::NoReply(_) => 8,
                 Self::Consumed(_) => 4,
                 Self::Listening | Self::Leaving => 0,
             }
+    }
+
+    /// What the frame counts against the bound of what may be under way: its size, and what it brings beside the datagram.
+    pub(crate) fn weight(&self) -> usize {
+        let beside = match self {
+            Self::Letter(letter) => {
+                let sealed = match letter.payload {
+                    Payload::Here(_) => 0,
+                    Payload::Sealed(size) => size as usize,
+                };
+                sealed + usize::from(letter.fds) * FD_WEIGHT
+            }
+            _ => 0,
+        };
+        self.size() + beside
     }
 
     /// Appends the frame to a datagram.
@@ -90,6 +220,8 @@ impl<'a> Frame<'a> {
             | Self::Welcome(bytes)
             | Self::Message(bytes)
             | Self::Notices(bytes) => datagram.extend_from_slice(bytes),
+            Self::Letter(letter) => letter.encode(datagram),
+            Self::NoReply(n) => datagram.extend_from_slice(&n.to_le_bytes()),
             Self::Consumed(n) => datagram.extend_from_slice(&n.to_le_bytes()),
             Self::Listening | Self::Leaving => {}
         }
@@ -192,6 +324,40 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn letter(kind: Kind, fds: u8, payload: Payload<'_>) -> Envelope<'_> {
+        Envelope { kind, fds, payload }
+    }
+
+    #[test]
+    fn what_no_letter_may_be_is_malformed() {
+        let good = letter(Kind::Message, 0, Payload::Sealed(64 << 20));
+        let encoded = |letter: Envelope<'_>| {
+            let mut datagram = Vec::new();
+            Frame::Letter(letter).encode(&mut datagram);
+            datagram
+        };
+        let is_malformed =
+            |datagram: &[u8]| frames(datagram).collect::<Vec<_>>() == [Err(Malformed)];
+        assert!(!is_malformed(&encoded(good)));
+        // The cap: a size that is only claimed is never allocated.
+        assert!(is_malformed(&encoded(letter(
+            Kind::Message,
+            0,
+            Payload::Sealed((64 << 20) + 1)
+        ))));
+        assert!(is_malformed(&encoded(letter(
+            Kind::Message,
+            16,
+            Payload::Here(b"")
+        ))));
+        let mut unknown = encoded(good);
+        unknown[5] = SEALED | 4;
+        assert!(is_malformed(&unknown));
+        let mut numbered = encoded(good);
+        numbered[7] = 1;
+        assert!(is_malformed(&numbered));
+    }
+
     #[test]
     fn many_frames_travel_in_one_datagram() {
         let sent = [
@@ -199,6 +365,11 @@ mod tests {
             Frame::Listening,
             Frame::Message(b"{\"cmd\":\"notifyRequest\"}"),
             Frame::Message(b""),
+            Frame::Letter(letter(Kind::Message, 3, Payload::Here(b"with three"))),
+            Frame::Letter(letter(Kind::Broadcast, 0, Payload::Here(b""))),
+            Frame::Letter(letter(Kind::Request(7), 0, Payload::Here(b"?"))),
+            Frame::Letter(letter(Kind::Reply(u64::MAX), 15, Payload::Sealed(64 << 20))),
+            Frame::NoReply(8),
             Frame::Consumed(70_000),
             Frame::Leaving,
         ];

@@ -75,9 +75,9 @@
 //!
 //! ```text
 //! 5 surface    server (ClusteredServer, Serve)  hooks  start  single  service  cluster  layer  extract
-//! 4 roles      primary/ (driver/, dispatch/, choice, acceptor, link, process, image, handle, hooks)   worker/ (run, apps, hub, watch)
+//! 4 roles      primary/ (driver/, dispatch/, choice, acceptor, link, process, image, handle, hooks)   worker/ (run, apps, inbox, hub, watch)
 //! 3 http       http/ (serving, timeouts, draining, letting go): knows a stream and a service, not who handed them over
-//! 2 wires      ipc/ (channel, intake, outbox, datagram, memfd, limits)  scoreboard/  sockets  signals  birth  reactor
+//! 2 wires      ipc/ (channel, intake, outbox, letter, requests, datagram, memfd, limits)  scoreboard/  sockets  signals  birth  reactor
 //! 1 machines   supervisor/  scheduler  frame: pure, no tokio, no descriptor, no clock
 //! 0 words      settings  address  event  message  id  error
 //! ```
@@ -121,6 +121,7 @@ pub use event::{Exit, Restarted};
 pub use extract::NoWorker;
 pub use http::RequestBody;
 pub use id::{Generation, Slot, WorkerId};
+pub use ipc::{Reply, Sending};
 pub use layer::{ClusterLayer, ClusterService, ResponseFuture};
 pub use message::{Message, RequestNotice};
 pub use primary::{Primary, Ticket, WorkerHandle};

@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use tokio::{
     io::{Interest, unix::AsyncFd},
     sync::{mpsc, oneshot},
@@ -16,11 +17,16 @@ use tokio::{
 use crate::{
     cluster::{self, Exit, WorkerHandle},
     error::{Error, Result},
-    frame::{Frame, frames},
+    frame::{Frame, Kind, frames},
     http::{Connections, Leave},
     id::{Generation, Slot, WorkerId},
-    ipc::{channel::Consumption, intake::Conn, limits, outbox::Outbox},
-    message::Message,
+    ipc::{
+        channel::{Consumption, Receipt},
+        intake::Conn,
+        letter::{Incomplete, Letter},
+        limits,
+        outbox::Outbox,
+    },
     primary::{Command, Event, Events, SECOND_STOP, Shared},
     reactor,
     scoreboard::Row,
@@ -29,7 +35,7 @@ use crate::{
     signals::{Order, PrimarySignals},
     sockets::{self, Listener},
     start::{Running, all},
-    worker::{App, Hub, Parts, Serving, Worker, timeouts},
+    worker::{App, Hub, Parts, Serving, Worker, take_in, timeouts},
 };
 
 /// A cluster of one process, ready to serve.
@@ -258,20 +264,26 @@ async fn accept(
 /// What the worker sends arrives as the primary's events.
 async fn to_primary(worker: Worker, handle: WorkerHandle, events: Events) {
     let consumption = Arc::new(Consumption::new(handle.outbox().clone()));
-    while let Some(datagram) = worker.outbox().next().await {
-        let datagram = bytes::Bytes::from(datagram);
+    while let Some(datagram) = worker.outbox().next(Vec::new()).await {
+        let (datagram, fds) = (Bytes::from(datagram.bytes), datagram.fds);
+        let mut fds = fds.into_iter();
+        let mut at = 0;
         for frame in frames(&datagram).flatten() {
+            let framed = datagram.slice(at..at + frame.size());
+            at += frame.size();
             match frame {
-                Frame::Message(bytes) if events.wants.messages => {
-                    let message = Message::received(datagram.slice_ref(bytes));
-                    events.send(Event::Message(
-                        handle.clone(),
-                        message,
-                        consumption.clone(),
-                        frame.size(),
-                    ));
+                Frame::Message(_) if events.wants.messages => {
+                    events.send(Event::Messages(handle.clone(), framed, consumption.clone()));
                 }
-                Frame::Message(_) => consumption.add(frame.size()),
+                Frame::Message(_) => consumption.add(frame.weight()),
+                Frame::Letter(envelope) => {
+                    let receipt = Receipt::new(&consumption, frame.weight());
+                    match Letter::received(&envelope, &datagram, &mut fds) {
+                        Ok(letter) => letter_to_primary(letter, receipt, &handle, &events),
+                        Err(Incomplete) => tracing::error!("a message is lost"),
+                    }
+                }
+                Frame::NoReply(number) => handle.outbox().answered(number, None),
                 Frame::Notices(payload) => events.send(Event::Notices(
                     handle.clone(),
                     datagram.slice_ref(payload),
@@ -286,21 +298,31 @@ async fn to_primary(worker: Worker, handle: WorkerHandle, events: Events) {
     }
 }
 
+fn letter_to_primary(letter: Letter, receipt: Receipt, handle: &WorkerHandle, events: &Events) {
+    match letter.kind {
+        // There are no others.
+        Kind::Broadcast => {}
+        Kind::Reply(number) => handle
+            .outbox()
+            .answered(number, Some((letter, Some(receipt)))),
+        Kind::Request(number) if !events.wants.messages => {
+            handle.outbox().order(&Frame::NoReply(number));
+        }
+        Kind::Message if !events.wants.messages => {}
+        Kind::Message | Kind::Request(_) => {
+            events.send(Event::Letter(handle.clone(), letter, receipt));
+        }
+    }
+}
+
 /// What the primary sends arrives as the worker's messages.
 async fn to_worker(worker: Worker, handle: WorkerHandle) {
-    while let Some(datagram) = handle.outbox().next().await {
-        for frame in frames(&datagram).flatten() {
-            match frame {
-                Frame::Message(bytes) => worker.hub().push(
-                    Message::received(bytes::Bytes::copy_from_slice(bytes)),
-                    frame.size(),
-                ),
-                Frame::Consumed(n) => {
-                    worker.outbox().consumed(n as usize);
-                }
-                _ => {}
-            }
-        }
+    while let Some(datagram) = handle.outbox().next(Vec::new()).await {
+        take_in(
+            &worker,
+            &Bytes::from(datagram.bytes),
+            datagram.fds.into_iter(),
+        );
     }
     worker.hub().end();
 }

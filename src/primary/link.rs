@@ -13,6 +13,7 @@ use rustix::process::Signal;
 use tokio::sync::mpsc;
 
 use super::{
+    Shared,
     handle::WorkerHandle,
     hooks::{Event, Events},
     process::Process,
@@ -20,13 +21,13 @@ use super::{
 use crate::{
     birth::{Hello, Welcome},
     error::Error,
-    frame::{Frame, WIRE_VERSION, frames},
+    frame::{Frame, Kind, WIRE_VERSION, frames},
     id::WorkerId,
     ipc::{
-        channel::{Buffer, Channel, Consumption, Received},
+        channel::{Buffer, Channel, Consumption, MAX_FDS, Receipt, Received},
         intake::IntakeSender,
+        letter::{Incomplete, Letter},
     },
-    message::Message,
     supervisor::Input,
 };
 
@@ -49,6 +50,7 @@ pub(super) struct Link {
     pub(super) welcome: Welcome,
     pub(super) seen: mpsc::UnboundedSender<Seen>,
     pub(super) events: Events,
+    pub(super) shared: Arc<Shared>,
 }
 
 /// Where in its life a worker is, as its words go.
@@ -108,10 +110,10 @@ impl Link {
             Ok(None) => return false,
             // Already being killed: what it still says is not listened to.
             Ok(Some(_)) if *broken => return true,
-            Ok(Some(received)) if !received.fds.is_empty() || received.truncated => {
-                Err("descriptors that nobody asked for")
+            Ok(Some(received)) => {
+                self.datagram(buffer.get(received.len), received, stage)
+                    .await
             }
-            Ok(Some(received)) => self.datagram(buffer.get(received.len), stage).await,
             Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
                 Err("an oversized datagram")
             }
@@ -126,11 +128,32 @@ impl Link {
         true
     }
 
-    async fn datagram(&self, datagram: &[u8], stage: &mut Stage) -> Result<(), &'static str> {
+    async fn datagram(
+        &self,
+        datagram: &[u8],
+        received: Received,
+        stage: &mut Stage,
+    ) -> Result<(), &'static str> {
+        if !came_whole(datagram, &received) {
+            return Err("descriptors that nobody asked for");
+        }
+        let mut fds = received.fds.into_iter().map(Arc::new);
         // One copy for all messages in it; each is then a slice.
         let datagram = Bytes::copy_from_slice(datagram);
+        // Where the messages begin that are not passed on yet, and where this frame does.
+        let (mut begun, mut at) = (0, 0);
         for frame in frames(&datagram) {
             let frame = frame.map_err(|_| "a malformed frame")?;
+            if let (Frame::Message(_), Stage::Welcomed(consumption)) = (frame, &*stage) {
+                if !consumption.received(frame.weight()) {
+                    return Err(FLOOD);
+                }
+                at += frame.size();
+                continue;
+            }
+            self.messages(datagram.slice(begun..at), stage);
+            at += frame.size();
+            begun = at;
             match (frame, &*stage) {
                 (Frame::Hello(hello), Stage::Started) => {
                     *stage = Stage::Welcomed(self.welcome(hello).await?)
@@ -141,23 +164,20 @@ impl Link {
                     self.tell(Input::Listening(self.handle.id()));
                 }
                 (Frame::Leaving, _) => self.tell(Input::Leaving(self.handle.id())),
-                (Frame::Message(bytes), Stage::Welcomed(consumption)) => {
-                    let size = frame.size();
-                    if !consumption.received(size) {
+                (Frame::Letter(envelope), Stage::Welcomed(consumption)) => {
+                    if !consumption.received(frame.weight()) {
                         return Err(FLOOD);
                     }
-                    if self.events.wants.messages {
-                        let message = Message::received(datagram.slice_ref(bytes));
-                        self.events.send(Event::Message(
-                            self.handle.clone(),
-                            message,
-                            consumption.clone(),
-                            size,
-                        ));
-                    } else {
-                        consumption.add(size);
+                    let receipt = Receipt::new(consumption, frame.weight());
+                    match Letter::received(&envelope, &datagram, &mut fds) {
+                        Ok(letter) => self.letter(letter, receipt)?,
+                        Err(Incomplete) if received.truncated => {
+                            tracing::error!(worker = %self.handle.id(), "a message is lost: this process is out of descriptors");
+                        }
+                        Err(Incomplete) => return Err("a message without its descriptors"),
                     }
                 }
+                (Frame::NoReply(number), _) => self.handle.outbox().answered(number, None),
                 (Frame::Notices(payload), Stage::Welcomed(consumption)) => {
                     if !consumption.received(payload.len()) {
                         return Err(FLOOD);
@@ -177,9 +197,60 @@ impl Link {
                         return Err("a count of more than it was sent");
                     }
                 }
-                (Frame::Hello(_) | Frame::Welcome(_), _) => {
+                (Frame::Hello(_) | Frame::Welcome(_) | Frame::Message(_), _) => {
                     return Err("a frame that workers do not send");
                 }
+            }
+        }
+        self.messages(datagram.slice(begun..at), stage);
+        Ok(())
+    }
+
+    /// Passes messages on, framed as they came.
+    fn messages(&self, framed: Bytes, stage: &Stage) {
+        let Stage::Welcomed(consumption) = stage else {
+            return;
+        };
+        if framed.is_empty() {
+            return;
+        }
+        if self.events.wants.messages {
+            self.events.send(Event::Messages(
+                self.handle.clone(),
+                framed,
+                consumption.clone(),
+            ));
+        } else {
+            consumption.add(framed.len());
+        }
+    }
+
+    fn letter(&self, letter: Letter, receipt: Receipt) -> Result<(), &'static str> {
+        match letter.kind {
+            Kind::Broadcast => {
+                let letter = letter.passed_on(Kind::Message);
+                // Consumed when the last of them has room for it.
+                let receipt = Arc::new(receipt);
+                self.shared.others(self.handle.id(), |other| {
+                    other
+                        .outbox()
+                        .pass_on(letter.clone(), Some(receipt.clone()));
+                });
+            }
+            Kind::Reply(number) => self
+                .handle
+                .outbox()
+                .answered(number, Some((letter, Some(receipt)))),
+            Kind::Request(_) if self.handle.outbox().is_unread() => {
+                return Err("requests, and reads no answers");
+            }
+            Kind::Request(number) if !self.events.wants.messages => {
+                self.handle.outbox().order(&Frame::NoReply(number));
+            }
+            Kind::Message if !self.events.wants.messages => {}
+            Kind::Message | Kind::Request(_) => {
+                self.events
+                    .send(Event::Letter(self.handle.clone(), letter, receipt))
             }
         }
         Ok(())
@@ -216,4 +287,19 @@ impl Link {
     fn tell(&self, input: Input) {
         let _ = self.seen.send(Seen::Input(input));
     }
+}
+
+/// Whether a datagram came with exactly the descriptors that its frames announce, or could not for want of room here.
+fn came_whole(datagram: &[u8], received: &Received) -> bool {
+    if received.truncated {
+        // The kernel also cuts what no datagram of this crate has.
+        return received.fds.len() < MAX_FDS;
+    }
+    let announced = |frame: Frame<'_>| match frame {
+        Frame::Letter(envelope) => envelope.all_fds(),
+        _ => 0,
+    };
+    // Frames that announce more than came are found where they are read.
+    received.fds.is_empty()
+        || received.fds.len() == frames(datagram).flatten().map(announced).sum::<usize>()
 }

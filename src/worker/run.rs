@@ -10,7 +10,7 @@ use std::{
 
 use tokio::{sync::mpsc, task::AbortHandle};
 
-use super::{App, AppSource, Hub, Parts, Serving, Worker, watch::Watch};
+use super::{App, AppSource, Hub, Parts, Serving, Worker, inbox::take_in, watch::Watch};
 use crate::{
     birth::{Born, Welcome},
     error::{Error, Result},
@@ -22,7 +22,6 @@ use crate::{
         limits,
         outbox::Outbox,
     },
-    message::Message,
     scoreboard::Row,
     settings::Settings,
     signals::WorkerSignals,
@@ -292,18 +291,8 @@ async fn write(channel: Arc<Channel>, worker: Worker) {
 async fn read(channel: Arc<Channel>, worker: Worker) {
     let mut buffer = Buffer::new();
     while let Ok(Some(received)) = channel.receive(&mut buffer).await {
-        for frame in frames(buffer.get(received.len)) {
-            match frame {
-                Ok(frame @ Frame::Message(bytes)) => worker.hub().push(
-                    Message::received(bytes::Bytes::copy_from_slice(bytes)),
-                    frame.size(),
-                ),
-                Ok(Frame::Consumed(n)) => {
-                    worker.outbox().consumed(n as usize);
-                }
-                _ => tracing::error!("the primary sent a frame that this version does not know"),
-            }
-        }
+        let datagram = bytes::Bytes::copy_from_slice(buffer.get(received.len));
+        take_in(&worker, &datagram, received.fds.into_iter().map(Arc::new));
     }
     worker.outbox().close();
     worker.hub().end();

@@ -113,6 +113,7 @@ impl Driver {
             welcome,
             seen: self.seen.clone(),
             events: self.events.clone(),
+            shared: self.shared.clone(),
         };
         spawn_local(link.run());
         Ok(())

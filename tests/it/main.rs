@@ -20,6 +20,7 @@ mod drain;
 mod handlers;
 mod hooks;
 mod limits;
+mod mail;
 mod messages;
 mod quickstart;
 mod restart;

@@ -34,13 +34,13 @@ const FULL_PAUSE: Duration = Duration::from_millis(10);
 /// One end of a channel.
 #[derive(Debug)]
 pub(crate) struct Channel {
-    socket: AsyncFd<OwnedFd>,
+    socket: AsyncFd<Arc<OwnedFd>>,
 }
 
 impl Channel {
     /// Takes a non-blocking SEQPACKET socket into the current runtime.
     pub(crate) fn new(socket: OwnedFd) -> io::Result<Self> {
-        reactor::watch(socket, Interest::READABLE | Interest::WRITABLE)
+        reactor::watch(Arc::new(socket), Interest::READABLE | Interest::WRITABLE)
             .map(|socket| Self { socket })
     }
 
@@ -93,6 +93,7 @@ impl Channel {
 
     /// Sends what comes into the outbox until it is closed or the other side is gone.
     pub(crate) async fn write(&self, outbox: &Outbox) {
+        outbox.connect(self.socket.get_ref());
         let mut spent = Vec::new();
         while let Some(datagram) = outbox.next(spent).await {
             let fds: Vec<_> = datagram.fds.iter().map(|fd| fd.as_fd()).collect();

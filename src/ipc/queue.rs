@@ -1,6 +1,10 @@
-//! The lanes of an outbox, and what they may hold. No lock, no task, no socket.
+//! The lanes of an outbox, and what they may hold. No lock, no task, no system call.
 
-use std::{collections::VecDeque, os::fd::OwnedFd, sync::Arc};
+use std::{
+    collections::VecDeque,
+    os::fd::OwnedFd,
+    sync::{Arc, Weak},
+};
 
 use tokio::{sync::oneshot, time::Instant};
 
@@ -78,6 +82,8 @@ pub(super) struct Queue {
     pub(super) dropped: u64,
     /// A buffer that has been sent, for the next datagram.
     spare: Vec<u8>,
+    /// What the writer writes to. Not kept open by this: it ends with the channel.
+    pub(super) socket: Weak<OwnedFd>,
 }
 
 impl Queue {
@@ -188,6 +194,14 @@ impl Queue {
                 self.orders.push_back(datagram);
             }
         }
+    }
+
+    /// What to write to, if nothing is before what would be written. Notices do not count: they wait for company anyway.
+    pub(super) fn idle_socket(&self) -> Option<Arc<OwnedFd>> {
+        let nothing = self.orders.is_empty() && self.messages.is_empty() && self.waiting.is_empty();
+        (nothing && !self.sending)
+            .then(|| self.socket.upgrade())
+            .flatten()
     }
 
     /// How many datagrams of orders wait; more than one only where the other side does not read.

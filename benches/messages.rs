@@ -1,9 +1,16 @@
-//! Messages a second and time there and back, worker to primary. `cargo bench --bench messages`
+//! Messages a second, and the time there and back, worker to primary: `cargo bench --bench messages`
+//!
+//! On 2 cores (AMD EPYC, Linux 6.18), with other builds running, so at the least:
 //!
 //! ```text
-//! small JSON, worker to primary:  N messages a second  (send, and send_wait where it is full; each parsed by the primary)
-//! ...
+//! small JSON, worker to primary:        6332327 messages a second (full 157 times)
+//! there and back, one after the other  median 41.161µs, 99 % within 260.787µs
+//! there and back, 2 ms apart           median 154.359µs, 99 % within 3.688213ms
+//! 50 MB, worker to primary:           192.772919ms
 //! ```
+//!
+//! Each small message is made by `send` (where that is full, by `send_wait`), and parsed by the primary's hook; a last question makes
+//! sure that all have come.
 
 #![allow(
     clippy::print_stdout,
@@ -81,7 +88,7 @@ async fn measure(worker: Worker) {
         assert_eq!(asked(&worker).await - before, MESSAGES);
         let took = begun.elapsed();
         println!(
-            "small JSON, worker to primary:      {:>9.0} messages a second (full {full} times)",
+            "small JSON, worker to primary:       {:>8.0} messages a second (full {full} times)",
             MESSAGES as f64 / took.as_secs_f64()
         );
     }
@@ -104,7 +111,7 @@ async fn measure(worker: Worker) {
     let begun = Instant::now();
     worker.send_bytes(large).unwrap();
     asked(&worker).await;
-    println!("50 MB, worker to primary:           {:?}", begun.elapsed());
+    println!("50 MB, worker to primary:            {:?}", begun.elapsed());
     // Its parent is the primary.
     let primary = rustix::process::getppid().unwrap();
     rustix::process::kill_process(primary, rustix::process::Signal::TERM).unwrap();

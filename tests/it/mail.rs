@@ -177,7 +177,7 @@ fn whoever_waits_for_room_loses_nothing_and_keeps_the_order() {
 fn descriptors_go_both_ways_in_order_and_none_stays() {
     let server = start(1);
     let worker = server.worker_pids()[0];
-    let count = sized(5_000, 500);
+    let count = sized(100_000, 500);
     ask(&server, "/sockets/100");
     server.wait_for_line("100 sockets in order");
     let before = (server.fds(), procfs::descriptors(worker));

@@ -44,8 +44,16 @@ impl Outbox {
     }
 
     pub(crate) fn send_wait(self: &Arc<Self>, value: &impl Serialize) -> Sending {
+        self.send_with_wait(value, Vec::new())
+    }
+
+    pub(crate) fn send_with_wait(
+        self: &Arc<Self>,
+        value: &impl Serialize,
+        fds: Vec<OwnedFd>,
+    ) -> Sending {
         match Message::encode(value) {
-            Ok(message) => self.post_or_wait(Kind::Message, &message, Vec::new()),
+            Ok(message) => self.post_or_wait(Kind::Message, &message, fds),
             Err(error) => Sending::done(Err(error)),
         }
     }

@@ -130,6 +130,20 @@ impl WorkerHandle {
         self.shared.outbox.send_with(value, fds)
     }
 
+    /// As [`send_with`](Self::send_with), and waits where that is `Full`.
+    ///
+    /// # Errors
+    ///
+    /// Of the ticket: as [`send_with`](Self::send_with), without `Full`.
+    pub fn send_with_wait(
+        &self,
+        value: &impl Serialize,
+        fds: impl IntoIterator<Item = impl Into<OwnedFd>>,
+    ) -> Sending {
+        let fds = fds.into_iter().map(Into::into).collect();
+        self.shared.outbox.send_with_wait(value, fds)
+    }
+
     /// Sends it a message that it answers: what its [`messages`](crate::Worker::messages) bring has a
     /// [`reply`](crate::Message::reply).
     ///

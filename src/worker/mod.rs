@@ -191,6 +191,20 @@ impl Worker {
         self.shared.outbox.send_with(value, fds)
     }
 
+    /// As [`send_with`](Self::send_with), and waits where that is `Full`.
+    ///
+    /// # Errors
+    ///
+    /// Of the ticket: as [`send_with`](Self::send_with), without `Full`.
+    pub fn send_with_wait(
+        &self,
+        value: &impl Serialize,
+        fds: impl IntoIterator<Item = impl Into<OwnedFd>>,
+    ) -> Sending {
+        let fds = fds.into_iter().map(Into::into).collect();
+        self.shared.outbox.send_with_wait(value, fds)
+    }
+
     /// Sends the primary a message that its `on_message` answers with [`reply`](crate::Message::reply).
     ///
     /// Sent by the call, or, while the queue is full, as soon as there is room.

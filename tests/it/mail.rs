@@ -337,17 +337,11 @@ impl Sockets {
 }
 
 /// Sends so many sockets, one or a few to a message.
-async fn send_sockets(count: u32, mut send: impl FnMut(Vec<OwnedFd>) -> axum_cluster::Result<()>) {
+async fn send_sockets(count: u32, send: impl Fn(Vec<OwnedFd>) -> axum_cluster::Sending) {
     let mut next = 0;
     while next < count {
         let end = (next + 1 + next % 15).min(count);
-        loop {
-            match send((next..end).map(socket).collect()) {
-                Ok(()) => break,
-                Err(Error::Full) => tokio::task::yield_now().await,
-                Err(error) => panic!("{error}"),
-            }
-        }
+        send((next..end).map(socket).collect()).await.unwrap();
         next = end;
     }
 }
@@ -425,7 +419,7 @@ fn router() -> Router {
             "/sockets/{count}",
             post(|Path(count): Path<u32>, worker: Worker| async move {
                 send_sockets(count, |fds| {
-                    worker.send_with(&order("sockets", count.to_string()), fds)
+                    worker.send_with_wait(&order("sockets", count.to_string()), fds)
                 })
                 .await;
                 format!("{count} sent")
@@ -549,7 +543,7 @@ fn in_primary(worker: &WorkerHandle, message: &Message, order: Order) {
             let count: u32 = order.text.parse().unwrap();
             tokio::spawn(async move {
                 let order = self::order("sockets", order.text);
-                send_sockets(count, |fds| worker.send_with(&order, fds)).await;
+                send_sockets(count, |fds| worker.send_with_wait(&order, fds)).await;
             });
         }
         what => {

@@ -398,6 +398,7 @@ fn watched(server: ClusteredServer) -> Result<ClusteredServer, String> {
             on_message(&message, &counted);
             trouble.make();
         })
+        .on_reopen(|| println!("{} opens its log anew", cluster::label()))
         .on_exit(|worker, exit| on_exit(worker, &exit))
         .on_error(|error| println!("error: {error:?}")))
 }

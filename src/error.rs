@@ -112,6 +112,22 @@ pub enum Error {
     Full,
     /// The other side is gone. Nothing was sent.
     Gone,
+    /// A request was received and dropped without an answer.
+    NoReply,
+    /// An answer was given to a message that is no request, or that has been answered already. Nothing was sent.
+    NotAsked,
+    /// A message carries more descriptors than a message may. Nothing was sent.
+    TooManyFds {
+        /// How many it carries.
+        count: usize,
+        /// The most it may.
+        limit: usize,
+    },
+    /// A message brought no descriptor, or its next one is of another kind than was asked for.
+    WrongFd {
+        /// What was asked for.
+        expected: &'static str,
+    },
     /// A message is larger than a message may be. Nothing was sent.
     TooLarge {
         /// Its size in bytes.
@@ -173,6 +189,10 @@ impl fmt::Display for Error {
             Self::Protocol(what) => write!(f, "the other process sent {what}"),
             Self::Full => f.write_str("the queue of messages is full: its receiver does not keep up"),
             Self::Gone => f.write_str("the other process is gone"),
+            Self::NoReply => f.write_str("the other process dropped the request without an answer"),
+            Self::NotAsked => f.write_str("nobody waits for this answer: the message is no request, or has been answered"),
+            Self::TooManyFds { count, limit } => write!(f, "a message with {count} descriptors; it may carry {limit}"),
+            Self::WrongFd { expected } => write!(f, "the message's next descriptor is no {expected}"),
             Self::TooLarge { size, limit } => write!(f, "a message of {size} bytes is larger than {limit} bytes"),
             Self::Json(_) => f.write_str("a message does not fit the type"),
         }

@@ -13,14 +13,116 @@ pub(crate) use cut::{decode_cuts, encode_cuts};
 
 use crate::message::{MAX_MESSAGE, RequestNotice};
 
+/// The largest payload that travels in its datagram; a larger one travels beside it, in a sealed memfd.
+pub(crate) const INLINE: usize = 64 * 1024;
+
+/// The most descriptors of the program's own that a message carries: with a memfd they fit one datagram.
+pub(crate) const MESSAGE_FDS: usize = 15;
+
+/// What a descriptor counts against the bound of what may be under way: in transit it is far more to the kernel than four bytes.
+const FD_WEIGHT: usize = 16 * 1024;
+
 /// Raised when frames or settings change so that an older peer would misread them.
 pub(crate) const WIRE_VERSION: u32 = 2;
 
 /// A frame's kind and length.
 const HEADER: usize = 5;
 
-/// The largest datagram: one message of the largest size and its header.
-pub(crate) const MAX_DATAGRAM: usize = MAX_MESSAGE + HEADER;
+/// What a letter says of itself before its payload: kind, descriptors, number.
+const LETTER: usize = 10;
+
+/// Set in a letter's kind: the payload is in a memfd, and here stands its size.
+const SEALED: u8 = 0x80;
+
+/// The largest datagram: one message of the largest size that is not put into a memfd.
+pub(crate) const MAX_DATAGRAM: usize = HEADER + LETTER + INLINE;
+
+/// What a message of the program is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Message,
+    /// To all other workers; the primary passes it on.
+    Broadcast,
+    /// Wants an answer, under this number of the asker's.
+    Request(u64),
+    /// The answer to the request of this number.
+    Reply(u64),
+}
+
+/// The payload of a letter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Payload<'a> {
+    Here(&'a [u8]),
+    /// In the memfd that comes before the letter's other descriptors, with this size.
+    Sealed(u32),
+}
+
+/// A message that is more than a few bytes from one to the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Envelope<'a> {
+    pub(crate) kind: Kind,
+    /// How many descriptors are the program's own, beside a memfd.
+    pub(crate) fds: u8,
+    pub(crate) payload: Payload<'a>,
+}
+
+impl<'a> Envelope<'a> {
+    fn new(bytes: &'a [u8]) -> Option<Self> {
+        let ([kind, fds, number @ ..], payload) = bytes.split_first_chunk::<LETTER>()?;
+        let number = u64::from_le_bytes(*number);
+        let payload = if kind & SEALED == 0 {
+            Payload::Here(payload)
+        } else {
+            let size = u32::from_le_bytes(payload.try_into().ok()?);
+            // Checked here, before anybody maps or reads it.
+            (size as usize <= MAX_MESSAGE).then_some(Payload::Sealed(size))?
+        };
+        let kind = match (kind & !SEALED, number) {
+            (0, 0) => Kind::Message,
+            (1, 0) => Kind::Broadcast,
+            (2, number) => Kind::Request(number),
+            (3, number) => Kind::Reply(number),
+            _ => return None,
+        };
+        (usize::from(*fds) <= MESSAGE_FDS).then_some(Self {
+            kind,
+            fds: *fds,
+            payload,
+        })
+    }
+
+    /// How many descriptors come with it, a memfd among them.
+    pub(crate) fn all_fds(&self) -> usize {
+        usize::from(self.fds) + usize::from(matches!(self.payload, Payload::Sealed(_)))
+    }
+
+    fn size(&self) -> usize {
+        LETTER
+            + match self.payload {
+                Payload::Here(bytes) => bytes.len(),
+                Payload::Sealed(_) => 4,
+            }
+    }
+
+    fn encode(&self, datagram: &mut Vec<u8>) {
+        let (kind, number) = match self.kind {
+            Kind::Message => (0, 0),
+            Kind::Broadcast => (1, 0),
+            Kind::Request(number) => (2, number),
+            Kind::Reply(number) => (3, number),
+        };
+        let sealed = match self.payload {
+            Payload::Here(_) => 0,
+            Payload::Sealed(_) => SEALED,
+        };
+        datagram.extend_from_slice(&[kind | sealed, self.fds]);
+        datagram.extend_from_slice(&number.to_le_bytes());
+        match self.payload {
+            Payload::Here(bytes) => datagram.extend_from_slice(bytes),
+            Payload::Sealed(size) => datagram.extend_from_slice(&size.to_le_bytes()),
+        }
+    }
+}
 
 /// One frame. What carries JSON is rare; what is frequent is plain bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,8 +135,12 @@ pub(crate) enum Frame<'a> {
     Listening(&'a [u8]),
     /// Worker: I was sent TERM, please retire me.
     Leaving,
-    /// Either: a message of the program.
+    /// Either: a message of the program, and nothing more.
     Message(&'a [u8]),
+    /// Either: a message of the program that asks, answers, is passed on, or brings descriptors.
+    Letter(Envelope<'a>),
+    /// Either: the request of this number was dropped unanswered.
+    NoReply(u64),
     /// Worker: requests answered; see [`notices`].
     Notices(&'a [u8]),
     /// Either: so many bytes of messages and notices have been consumed since the last time.
@@ -45,6 +151,8 @@ pub(crate) enum Frame<'a> {
     Cut(&'a [u8]),
     /// Primary: open log files anew.
     Reopen,
+    /// Primary: requests up to this number that are not answered yet never will be; another program goes on there.
+    NoReplies(u64),
 }
 
 impl<'a> Frame<'a> {
@@ -57,9 +165,12 @@ impl<'a> Frame<'a> {
             Self::Message(_) => 5,
             Self::Notices(_) => 6,
             Self::Consumed(_) => 7,
-            Self::GiveBack(_) => 8,
-            Self::Cut(_) => 9,
-            Self::Reopen => 10,
+            Self::Letter(_) => 8,
+            Self::NoReply(_) => 9,
+            Self::GiveBack(_) => 10,
+            Self::Cut(_) => 11,
+            Self::Reopen => 12,
+            Self::NoReplies(_) => 13,
         }
     }
 
@@ -72,9 +183,12 @@ impl<'a> Frame<'a> {
             (5, _) => Ok(Self::Message(payload)),
             (6, _) => Ok(Self::Notices(payload)),
             (7, _) => number(payload).map(Self::Consumed),
-            (8, _) => number(payload).map(Self::GiveBack),
-            (9, _) => Ok(Self::Cut(payload)),
-            (10, []) => Ok(Self::Reopen),
+            (8, _) => Envelope::new(payload).map(Self::Letter).ok_or(Malformed),
+            (9, _) => long_number(payload).map(Self::NoReply),
+            (10, _) => number(payload).map(Self::GiveBack),
+            (11, _) => Ok(Self::Cut(payload)),
+            (12, []) => Ok(Self::Reopen),
+            (13, _) => long_number(payload).map(Self::NoReplies),
             _ => Err(Malformed),
         }
     }
@@ -89,9 +203,26 @@ impl<'a> Frame<'a> {
                 | Self::Message(bytes)
                 | Self::Notices(bytes)
                 | Self::Cut(bytes) => bytes.len(),
+                Self::Letter(letter) => letter.size(),
+                Self::NoReply(_) | Self::NoReplies(_) => 8,
                 Self::Consumed(_) | Self::GiveBack(_) => 4,
                 Self::Leaving | Self::Reopen => 0,
             }
+    }
+
+    /// What the frame counts against the bound of what may be under way: its size, and what it brings beside the datagram.
+    pub(crate) fn weight(&self) -> usize {
+        let beside = match self {
+            Self::Letter(letter) => {
+                let sealed = match letter.payload {
+                    Payload::Here(_) => 0,
+                    Payload::Sealed(size) => size as usize,
+                };
+                sealed + usize::from(letter.fds) * FD_WEIGHT
+            }
+            _ => 0,
+        };
+        self.size() + beside
     }
 
     /// Appends the frame to a datagram.
@@ -107,10 +238,19 @@ impl<'a> Frame<'a> {
             | Self::Message(bytes)
             | Self::Notices(bytes)
             | Self::Cut(bytes) => datagram.extend_from_slice(bytes),
+            Self::Letter(letter) => letter.encode(datagram),
+            Self::NoReply(n) | Self::NoReplies(n) => {
+                datagram.extend_from_slice(&n.to_le_bytes());
+            }
             Self::Consumed(n) | Self::GiveBack(n) => datagram.extend_from_slice(&n.to_le_bytes()),
             Self::Leaving | Self::Reopen => {}
         }
     }
+}
+
+fn long_number(payload: &[u8]) -> Result<u64, Malformed> {
+    let number = payload.try_into().map_err(|_| Malformed)?;
+    Ok(u64::from_le_bytes(number))
 }
 
 fn number(payload: &[u8]) -> Result<u32, Malformed> {
@@ -214,6 +354,40 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn letter(kind: Kind, fds: u8, payload: Payload<'_>) -> Envelope<'_> {
+        Envelope { kind, fds, payload }
+    }
+
+    #[test]
+    fn what_no_letter_may_be_is_malformed() {
+        let good = letter(Kind::Message, 0, Payload::Sealed(64 << 20));
+        let encoded = |letter: Envelope<'_>| {
+            let mut datagram = Vec::new();
+            Frame::Letter(letter).encode(&mut datagram);
+            datagram
+        };
+        let is_malformed =
+            |datagram: &[u8]| frames(datagram).collect::<Vec<_>>() == [Err(Malformed)];
+        assert!(!is_malformed(&encoded(good)));
+        // The cap: a size that is only claimed is never allocated.
+        assert!(is_malformed(&encoded(letter(
+            Kind::Message,
+            0,
+            Payload::Sealed((64 << 20) + 1)
+        ))));
+        assert!(is_malformed(&encoded(letter(
+            Kind::Message,
+            16,
+            Payload::Here(b"")
+        ))));
+        let mut unknown = encoded(good);
+        unknown[5] = SEALED | 4;
+        assert!(is_malformed(&unknown));
+        let mut numbered = encoded(good);
+        numbered[7] = 1;
+        assert!(is_malformed(&numbered));
+    }
+
     #[test]
     fn many_frames_travel_in_one_datagram() {
         let sent = [
@@ -221,11 +395,17 @@ mod tests {
             Frame::Listening(b"[]"),
             Frame::Message(b"{\"cmd\":\"notifyRequest\"}"),
             Frame::Message(b""),
+            Frame::Letter(letter(Kind::Message, 3, Payload::Here(b"with three"))),
+            Frame::Letter(letter(Kind::Broadcast, 0, Payload::Here(b""))),
+            Frame::Letter(letter(Kind::Request(7), 0, Payload::Here(b"?"))),
+            Frame::Letter(letter(Kind::Reply(u64::MAX), 15, Payload::Sealed(64 << 20))),
+            Frame::NoReply(8),
             Frame::Consumed(70_000),
             Frame::Leaving,
             Frame::GiveBack(64),
             Frame::Cut(b"12345678"),
             Frame::Reopen,
+            Frame::NoReplies(9),
         ];
         let mut datagram = Vec::new();
         sent.iter().for_each(|frame| frame.encode(&mut datagram));

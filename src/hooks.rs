@@ -66,6 +66,13 @@ impl ClusteredServer {
         self
     }
 
+    /// Log files are to be opened anew: USR1, after they were renamed. Called in the primary and, unlike all other hooks, in every worker
+    /// too.
+    pub fn on_reopen(mut self, hook: impl FnMut() + Send + 'static) -> Self {
+        self.hooks.reopen = Some(Box::new(hook));
+        self
+    }
+
     /// Another program is about to be executed in the place of this one (see [`Primary::upgrade`]). Called after every other hook, with
     /// everything that was received; what it returns the next program gets from
     /// [`cluster::inherited`](crate::cluster::inherited), before its own hooks are even built.

@@ -78,9 +78,9 @@
 //! ```text
 //! 5 surface    server (ClusteredServer, Serve)  times  upkeep  hooks  start  single  service  cluster  layer  extract
 //! 4 roles      primary/ (driver/, dispatch/, choice, acceptor, link, gate, process, memory, image, succession, handle, hooks)
-//!              worker/ (run, apps, hub, watch)
+//!              worker/ (run, apps, inbox, hub, watch)
 //! 3 http       http/ (serving, timeouts, draining, letting go): knows a stream and a service, not who handed them over
-//! 2 wires      ipc/ (channel, intake, outbox, datagram, memfd, parcel, limits)  scoreboard/  listeners  sockets  signals  birth  reactor
+//! 2 wires      ipc/ (channel, intake, outbox, letter, requests, datagram, memfd, parcel, limits)  scoreboard/  listeners  sockets  signals  birth  reactor
 //! 1 machines   supervisor/  recycling  rebalance  scheduler  frame: pure, no tokio, no descriptor, no clock
 //! 0 words      settings  address  event  message  moved  id  error
 //! ```
@@ -130,6 +130,7 @@ pub use event::{CutRequest, Exit, Restarted};
 pub use extract::NoWorker;
 pub use http::RequestBody;
 pub use id::{Generation, Slot, WorkerId};
+pub use ipc::{Reply, Sending};
 pub use layer::{ClusterLayer, ClusterService, ResponseFuture};
 pub use message::{Message, RequestNotice};
 pub use primary::{Primary, Ticket, WorkerHandle};

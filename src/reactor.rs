@@ -13,6 +13,7 @@ use crate::sockets::Listener;
 pub(crate) trait Steady: AsRawFd {}
 
 impl Steady for OwnedFd {}
+impl Steady for std::sync::Arc<OwnedFd> {}
 impl Steady for BorrowedFd<'_> {}
 impl Steady for Listener {}
 

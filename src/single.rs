@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use tokio::{
     io::{Interest, unix::AsyncFd},
     sync::{mpsc, oneshot},
@@ -17,12 +18,17 @@ use crate::{
     cluster::{self, Exit, WorkerHandle},
     error::{Error, Result},
     event::Cuts,
-    frame::{Frame, frames},
+    frame::{Frame, Kind, frames},
     http::{Connections, Leave},
     id::{Generation, Slot, WorkerId},
-    ipc::{channel::Consumption, intake::Conn, limits, outbox::Outbox},
+    ipc::{
+        channel::{Consumption, Receipt},
+        intake::Conn,
+        letter::{Incomplete, Letter},
+        limits,
+        outbox::Outbox,
+    },
     listeners::Bound,
-    message::Message,
     primary::{Command, Event, Events, SECOND_STOP, Shared},
     reactor,
     scoreboard::Row,
@@ -31,7 +37,7 @@ use crate::{
     signals::{Order, PrimarySignals},
     sockets::{self, Listener},
     start::{Rest, Running, all},
-    worker::{App, Hub, Parts, Serving, Worker, timeouts},
+    worker::{App, Hub, Parts, Serving, Worker, take_in, timeouts},
 };
 
 /// A cluster of one process, ready to serve.
@@ -245,6 +251,7 @@ impl Server {
             match order {
                 Order::Stop => return false,
                 Order::StopNow => return true,
+                Order::Reopen => self.events.send(Event::Reopen),
                 order => tracing::info!(?order, "there are no worker processes: nothing to do"),
             }
         }
@@ -289,20 +296,26 @@ async fn accept(
 /// What the worker sends arrives as the primary's events.
 async fn to_primary(worker: Worker, handle: WorkerHandle, events: Events) {
     let consumption = Arc::new(Consumption::new(handle.outbox().clone()));
-    while let Some(datagram) = worker.outbox().next().await {
-        let datagram = bytes::Bytes::from(datagram);
+    while let Some(datagram) = worker.outbox().next(Vec::new()).await {
+        let (datagram, fds) = (Bytes::from(datagram.bytes), datagram.fds);
+        let mut fds = fds.into_iter();
+        let mut at = 0;
         for frame in frames(&datagram).flatten() {
+            let framed = datagram.slice(at..at + frame.size());
+            at += frame.size();
             match frame {
-                Frame::Message(bytes) if events.wants.messages => {
-                    let message = Message::received(datagram.slice_ref(bytes));
-                    events.send(Event::Message(
-                        handle.clone(),
-                        message,
-                        consumption.clone(),
-                        frame.size(),
-                    ));
+                Frame::Message(_) if events.wants.messages => {
+                    events.send(Event::Messages(handle.clone(), framed, consumption.clone()));
                 }
-                Frame::Message(_) => consumption.add(frame.size()),
+                Frame::Message(_) => consumption.add(frame.weight()),
+                Frame::Letter(envelope) => {
+                    let receipt = Receipt::new(&consumption, frame.weight());
+                    match Letter::received(&envelope, &datagram, &mut fds) {
+                        Ok(letter) => letter_to_primary(letter, receipt, &handle, &events),
+                        Err(Incomplete) => tracing::error!("a message is lost"),
+                    }
+                }
+                Frame::NoReply(number) => handle.outbox().answered(number, None),
                 Frame::Notices(payload) => events.send(Event::Notices(
                     handle.clone(),
                     datagram.slice_ref(payload),
@@ -317,21 +330,33 @@ async fn to_primary(worker: Worker, handle: WorkerHandle, events: Events) {
     }
 }
 
+fn letter_to_primary(letter: Letter, receipt: Receipt, handle: &WorkerHandle, events: &Events) {
+    match letter.kind {
+        // There are no others.
+        Kind::Broadcast => {}
+        Kind::Reply(number) => handle
+            .outbox()
+            .answered(number, Some((letter, Some(receipt)))),
+        Kind::Request(number) if !events.wants.messages => {
+            handle.outbox().order(&Frame::NoReply(number));
+        }
+        Kind::Message if !events.wants.messages => {}
+        Kind::Message | Kind::Request(_) => {
+            events.send(Event::Letter(handle.clone(), letter, receipt));
+        }
+    }
+}
+
 /// What the primary sends arrives as the worker's messages.
 async fn to_worker(worker: Worker, handle: WorkerHandle) {
-    while let Some(datagram) = handle.outbox().next().await {
-        for frame in frames(&datagram).flatten() {
-            match frame {
-                Frame::Message(bytes) => worker.hub().push(
-                    Message::received(bytes::Bytes::copy_from_slice(bytes)),
-                    frame.size(),
-                ),
-                Frame::Consumed(n) => {
-                    worker.outbox().consumed(n as usize);
-                }
-                _ => {}
-            }
-        }
+    while let Some(datagram) = handle.outbox().next(Vec::new()).await {
+        take_in(
+            &worker,
+            &Bytes::from(datagram.bytes),
+            datagram.fds.into_iter(),
+            // Nobody gives orders to itself.
+            |_| {},
+        );
     }
     worker.hub().end();
 }

@@ -95,6 +95,9 @@ pub(crate) async fn begin(server: ClusteredServer) -> Result<Part> {
         Birth::Orphan(reason) => return Err(Error::Orphaned { reason }),
         Birth::Worker(born) => {
             let joined = Joined::join(born, server.hooks.wants().notices).await?;
+            if let Some(hook) = server.hooks.reopen {
+                tokio::spawn(joined.worker().clone().on_reopen(hook));
+            }
             cluster::announce_worker(joined.worker());
             let part = WorkerPart {
                 joined: Box::new(joined),

@@ -5,16 +5,17 @@ use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
     },
+    time::Duration,
 };
 
 use tokio::io::{Interest, unix::AsyncFd};
 
-pub(crate) use super::datagram::{Received, pair};
+pub(crate) use super::datagram::{MAX_FDS, Received, pair};
 use super::{
-    datagram,
-    outbox::{CAPACITY, Outbox},
+    datagram, limits,
+    outbox::{CAPACITY, NEARLY_NOTHING, Outbox},
 };
 use crate::{
     frame::{Frame, MAX_DATAGRAM},
@@ -22,18 +23,24 @@ use crate::{
 };
 
 /// Consumption is told to the sender when this much has come together; far less than the sender's bound.
-const TELL: usize = 256 * 1024;
+const TELL: usize = NEARLY_NOTHING;
+
+/// How often a sender looks again when the kernel takes no more descriptors in transit, which it says of the user's as a whole.
+const CROWDED: Duration = Duration::from_millis(5);
+
+/// How often a receiver looks again that has no room for descriptors.
+const FULL_PAUSE: Duration = Duration::from_millis(10);
 
 /// One end of a channel.
 #[derive(Debug)]
 pub(crate) struct Channel {
-    socket: AsyncFd<OwnedFd>,
+    socket: AsyncFd<Arc<OwnedFd>>,
 }
 
 impl Channel {
     /// Takes a non-blocking SEQPACKET socket into the current runtime.
     pub(crate) fn new(socket: OwnedFd) -> io::Result<Self> {
-        reactor::watch(socket, Interest::READABLE | Interest::WRITABLE)
+        reactor::watch(Arc::new(socket), Interest::READABLE | Interest::WRITABLE)
             .map(|socket| Self { socket })
     }
 
@@ -42,17 +49,31 @@ impl Channel {
     /// A peer that closed with something of ours unread shows as ECONNRESET *before* its last words, which the next receive brings:
     /// so that error is passed over, once.
     pub(crate) async fn receive(&self, buffer: &mut Buffer) -> io::Result<Option<Received>> {
+        /// This process has no room for descriptors that come: each would be lost, and with it what it came with.
+        static FULL: AtomicBool = AtomicBool::new(false);
         let mut reset = false;
         loop {
+            while FULL.load(Relaxed) {
+                if limits::has_reserve(&self.socket) {
+                    FULL.store(false, Relaxed);
+                } else {
+                    tokio::time::sleep(FULL_PAUSE).await;
+                }
+            }
             let received = self
                 .socket
                 .async_io(Interest::READABLE, |fd| {
-                    datagram::receive(fd, &mut buffer.0)
+                    limits::lifted(|| datagram::receive(fd, &mut buffer.0))
                 })
                 .await;
             match received {
                 Ok(Received { len: 0, .. }) => return Ok(None),
-                Ok(received) => return Ok(Some(received)),
+                Ok(received) => {
+                    if received.fds.iter().any(limits::is_full) {
+                        FULL.store(true, Relaxed);
+                    }
+                    return Ok(Some(received));
+                }
                 Err(error) if error.kind() == io::ErrorKind::ConnectionReset && !reset => {
                     reset = true
                 }
@@ -72,12 +93,25 @@ impl Channel {
 
     /// Sends what comes into the outbox until it is closed or the other side is gone.
     pub(crate) async fn write(&self, outbox: &Outbox) {
-        while let Some(datagram) = outbox.next().await {
-            if self.send(&datagram, &[]).await.is_err() {
-                outbox.close();
+        outbox.connect(self.socket.get_ref());
+        let mut spent = Vec::new();
+        while let Some(datagram) = outbox.next(spent).await {
+            let fds: Vec<_> = datagram.fds.iter().map(|fd| fd.as_fd()).collect();
+            while let Err(error) = self.send(&datagram.bytes, &fds).await {
+                if fds.is_empty() || !is_crowded(&error) {
+                    outbox.close();
+                    break;
+                }
+                tokio::time::sleep(CROWDED).await;
             }
+            spent = datagram.bytes;
         }
     }
+}
+
+/// Too many descriptors of this user are in transit between processes.
+fn is_crowded(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(rustix::io::Errno::TOOMANYREFS.raw_os_error())
 }
 
 impl AsFd for Channel {
@@ -117,34 +151,62 @@ impl Consumption {
         }
     }
 
-    /// What has come and was not told as consumed, and of that what is consumed.
-    pub(crate) fn read(&self) -> (usize, usize) {
-        (self.outstanding.load(Relaxed), self.untold.load(Relaxed))
+    /// What has come and is not told as consumed.
+    pub(crate) fn outstanding(&self) -> usize {
+        self.outstanding.load(Relaxed)
     }
 
-    /// Goes on where the program before this one stopped.
-    pub(crate) fn resumed(outbox: Arc<Outbox>, (outstanding, untold): (usize, usize)) -> Self {
-        Self {
-            outbox,
-            outstanding: outstanding.into(),
-            untold: untold.into(),
-        }
+    /// The program before this one received so much and did not tell it as consumed. Its memory is gone, so now it is.
+    pub(crate) fn resumed(outbox: Arc<Outbox>, outstanding: usize) -> Self {
+        let this = Self::new(outbox);
+        this.outstanding.store(outstanding, Relaxed);
+        this.tell_consumed(outstanding);
+        this
     }
 
-    /// `bytes` of messages or notices, as framed, have come; false when that is more than a sender may have under way.
-    pub(crate) fn received(&self, bytes: usize) -> bool {
-        self.outstanding.fetch_add(bytes, Relaxed) + bytes <= CAPACITY
+    /// So much weight of messages or notices has come; false when that is more than a sender may have under way.
+    pub(crate) fn received(&self, weight: usize) -> bool {
+        let before = self.outstanding.fetch_add(weight, Relaxed);
+        before < NEARLY_NOTHING || before + weight <= CAPACITY
     }
 
-    /// `bytes` of messages or notices, as framed, will take no more memory.
+    /// So much weight of messages or notices will take no more memory.
     pub(crate) fn add(&self, bytes: usize) {
         if self.untold.fetch_add(bytes, Relaxed) + bytes >= TELL {
             let told = self.untold.swap(0, Relaxed);
+            self.tell_consumed(told);
+        }
+    }
+
+    fn tell_consumed(&self, told: usize) {
+        if told > 0 {
             let less = |outstanding: usize| Some(outstanding.saturating_sub(told));
             let _ = self.outstanding.fetch_update(Relaxed, Relaxed, less);
             self.outbox
                 .order(&Frame::Consumed(u32::try_from(told).unwrap_or(u32::MAX)));
         }
+    }
+}
+
+/// Something received. Its drop tells that it takes no more memory.
+#[derive(Debug)]
+pub(crate) struct Receipt {
+    consumption: Arc<Consumption>,
+    weight: usize,
+}
+
+impl Receipt {
+    pub(crate) fn new(consumption: &Arc<Consumption>, weight: usize) -> Self {
+        Self {
+            consumption: consumption.clone(),
+            weight,
+        }
+    }
+}
+
+impl Drop for Receipt {
+    fn drop(&mut self) {
+        self.consumption.add(self.weight);
     }
 }
 

@@ -27,9 +27,23 @@ pub(crate) fn seal(bytes: &[u8]) -> io::Result<OwnedFd> {
     Ok(fd)
 }
 
+fn bad<T>(what: &'static str) -> io::Result<T> {
+    Err(io::Error::new(io::ErrorKind::InvalidData, what))
+}
+
+/// Whether this is a sealed memfd of that size, which then it stays.
+pub(crate) fn check(fd: impl AsFd, size: u64) -> io::Result<()> {
+    if !fcntl_get_seals(&fd).is_ok_and(|seals| seals.contains(FINAL)) {
+        return bad("a descriptor that is no sealed memfd");
+    }
+    if u64::try_from(fstat(&fd)?.st_size) != Ok(size) {
+        return bad("a memfd of another size than was said");
+    }
+    Ok(())
+}
+
 /// Reads a sealed memfd of at most `limit` bytes. The limit is checked before anything is allocated.
 pub(crate) fn open(fd: impl AsFd, limit: usize) -> io::Result<Bytes> {
-    let bad = |what| Err(io::Error::new(io::ErrorKind::InvalidData, what));
     if !fcntl_get_seals(&fd).is_ok_and(|seals| seals.contains(FINAL)) {
         return bad("a descriptor that is no sealed memfd");
     }

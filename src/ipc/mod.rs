@@ -3,8 +3,17 @@
 pub(crate) mod channel;
 mod conn;
 mod datagram;
+mod handles;
 pub(crate) mod intake;
+pub(crate) mod letter;
 pub(crate) mod limits;
 mod memfd;
 pub(crate) mod outbox;
 pub(crate) mod parcel;
+mod post;
+mod queue;
+pub(crate) mod requests;
+mod sending;
+
+pub use requests::Reply;
+pub use sending::Sending;

@@ -6,76 +6,37 @@
 //! and the reader of a channel never has to stop reading: an order is never stuck behind messages.
 
 use std::{
-    collections::VecDeque,
-    sync::{Mutex, MutexGuard, PoisonError},
+    os::fd::{AsFd, OwnedFd},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use http::{Method, StatusCode};
-use tokio::{sync::Notify, time::Instant};
-
-use crate::{
-    error::{Error, Result},
-    frame::{Frame, MAX_DATAGRAM, encode_notice},
-    message::Message,
+use tokio::{
+    sync::{Notify, oneshot},
+    time::Instant,
 };
 
-/// Bytes of messages and notices that may be on their way in one direction.
-pub(crate) const CAPACITY: usize = 4 * 1024 * 1024;
+pub(crate) use super::queue::{CAPACITY, Datagram, NEARLY_NOTHING};
+use super::{
+    channel::Receipt,
+    datagram,
+    letter::Letter,
+    queue::{NOTICES_FULL, Queue, Queued},
+    requests::Requests,
+    sending::Sending,
+};
+use crate::{
+    error::Result,
+    frame::{Frame, INLINE, Kind, encode_notice},
+    message::Message,
+};
 
 /// The longest a notice waits for company.
 pub(crate) const LINGER: Duration = Duration::from_millis(10);
 
-/// Notices are sent at once when this many bytes of them wait.
-const NOTICES_FULL: usize = 32 * 1024;
-
-#[derive(Debug, Default)]
-struct Queue {
-    orders: Vec<u8>,
-    messages: VecDeque<Vec<u8>>,
-    notices: Vec<u8>,
-    /// When the notices must go; none wait without it.
-    due: Option<Instant>,
-    /// Bytes of payload queued or not yet consumed by the other side.
-    unconsumed: usize,
-    /// A datagram has been taken and not yet been sent.
-    sending: bool,
-    closed: bool,
-    dropped: u64,
-}
-
-impl Queue {
-    fn is_empty(&self) -> bool {
-        self.orders.is_empty() && self.messages.is_empty() && self.notices.is_empty()
-    }
-
-    fn reserve(&mut self, size: usize) -> Result<()> {
-        if self.closed {
-            return Err(Error::Gone);
-        }
-        if self.unconsumed + size > CAPACITY {
-            return Err(Error::Full);
-        }
-        self.unconsumed += size;
-        Ok(())
-    }
-
-    /// The next datagram that should go now: orders, notices that have waited long enough, messages.
-    fn take(&mut self) -> Option<Vec<u8>> {
-        if !self.orders.is_empty() {
-            return Some(std::mem::take(&mut self.orders));
-        }
-        if self.notices.len() >= NOTICES_FULL || self.due.is_some_and(|due| due <= Instant::now()) {
-            self.due = None;
-            let notices = std::mem::take(&mut self.notices);
-            let frame = Frame::Notices(&notices);
-            let mut datagram = Vec::with_capacity(frame.size());
-            frame.encode(&mut datagram);
-            return Some(datagram);
-        }
-        self.messages.pop_front()
-    }
-}
+/// A peer for which so many datagrams of orders wait does not read: more than all its requests under way can be refused with.
+const ORDERS_FULL: usize = 2 * CAPACITY / INLINE;
 
 /// The sending half of a channel's memory. Shared by everybody who sends and the one task that writes.
 #[derive(Debug, Default)]
@@ -85,6 +46,8 @@ pub(crate) struct Outbox {
     news: Notify,
     /// Nothing waits any more, or nothing will ever be sent.
     idle: Notify,
+    /// What was asked over this channel and is not answered yet.
+    requests: Requests,
 }
 
 impl Outbox {
@@ -92,33 +55,111 @@ impl Outbox {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    pub(super) fn requests(&self) -> &Requests {
+        &self.requests
+    }
+
     /// Queues an order. Lost without a word when the other side is gone: then its process is being dealt with already.
     pub(crate) fn order(&self, frame: &Frame<'_>) {
         let mut queue = self.queue();
         if !queue.closed {
-            frame.encode(&mut queue.orders);
+            queue.push_order(frame);
             drop(queue);
             self.news.notify_one();
         }
     }
 
-    pub(crate) fn message(&self, message: &Message) -> Result<()> {
-        let frame = Frame::Message(message.bytes());
+    /// Whether orders pile up as they only do where the other side asks and does not read the answers.
+    pub(crate) fn is_unread(&self) -> bool {
+        self.queue().orders() > ORDERS_FULL
+    }
+
+    /// Queues a message that fits a datagram and is nothing but its bytes: what there are a million of.
+    pub(super) fn small(&self, bytes: &[u8]) -> Result<()> {
+        let frame = Frame::Message(bytes);
         let mut queue = self.queue();
-        queue.reserve(frame.size())?;
-        match queue.messages.back_mut() {
-            Some(datagram) if datagram.len() + frame.size() <= MAX_DATAGRAM => {
-                frame.encode(datagram)
-            }
-            _ => {
-                let mut datagram = Vec::with_capacity(frame.size().max(256));
-                frame.encode(&mut datagram);
-                queue.messages.push_back(datagram);
-                drop(queue);
-                self.news.notify_one();
-            }
+        queue.has_room(frame.weight())?;
+        let tell = queue.push(&frame, frame.weight(), Vec::new());
+        drop(queue);
+        if tell {
+            self.news.notify_one();
         }
         Ok(())
+    }
+
+    /// Queues a message of any kind, or says why it cannot be.
+    pub(crate) fn post(&self, kind: Kind, message: &Message, fds: Vec<OwnedFd>) -> Result<()> {
+        // Asked before a large one is copied into its memfd, and again after.
+        self.queue()
+            .has_room(Letter::weight_of(kind, message, fds.len()))?;
+        let letter = Letter::new(kind, message, fds)?;
+        let weight = letter.frame().weight();
+        let mut queue = self.queue();
+        queue.has_room(weight)?;
+        let tell = !send_now(&mut queue, &letter, weight) && queue.push_letter(&letter, weight);
+        drop(queue);
+        if tell {
+            self.news.notify_one();
+        }
+        Ok(())
+    }
+
+    /// Queues a message of any kind, as soon as there is room.
+    pub(super) fn post_or_wait(
+        self: &Arc<Self>,
+        kind: Kind,
+        message: &Message,
+        fds: Vec<OwnedFd>,
+    ) -> Sending {
+        let letter = match Letter::new(kind, message, fds) {
+            Ok(letter) => letter,
+            Err(error) => return Sending::done(Err(error)),
+        };
+        let (queued, told) = oneshot::channel();
+        match self.push_or_wait(letter, Queued::Ticket(queued)) {
+            Ok(None) => Sending::done(Ok(())),
+            Ok(Some(ticket)) => Sending::waiting(self.clone(), ticket, told),
+            Err(error) => Sending::done(Err(error)),
+        }
+    }
+
+    /// Queues what one worker sends to all others, as soon as there is room: until then it counts against the one who sent it.
+    pub(crate) fn pass_on(&self, letter: Letter, receipt: Option<Arc<Receipt>>) {
+        // A worker that is gone gets nothing.
+        let _ = self.push_or_wait(letter, Queued::PassedOn { _receipt: receipt });
+    }
+
+    fn push_or_wait(&self, letter: Letter, queued: Queued) -> Result<Option<u64>> {
+        let weight = letter.frame().weight();
+        let mut queue = self.queue();
+        let tell = match queue.has_room(weight) {
+            Ok(()) => !send_now(&mut queue, &letter, weight) && queue.push_letter(&letter, weight),
+            Err(crate::Error::Full) => return Ok(Some(queue.wait(letter, weight, queued))),
+            Err(error) => return Err(error),
+        };
+        drop(queue);
+        queued.tell();
+        if tell {
+            self.news.notify_one();
+        }
+        Ok(None)
+    }
+
+    /// Takes back what still waits for room.
+    pub(super) fn withdraw(&self, ticket: u64) {
+        let mut queue = self.queue();
+        let withdrawn = queue.withdraw(ticket);
+        let queued = queue.admit();
+        drop(queue);
+        drop(withdrawn);
+        self.admitted(queued);
+    }
+
+    fn admitted(&self, queued: Vec<Queued>) {
+        if !queued.is_empty() {
+            self.news.notify_one();
+            queued.into_iter().for_each(Queued::tell);
+        }
     }
 
     /// Queues a notice, or drops and counts it when the primary does not keep up: a request never waits for a hook.
@@ -133,7 +174,7 @@ impl Outbox {
         let before = queue.notices.len();
         encode_notice(method, route, status, elapsed, &mut queue.notices);
         let size = queue.notices.len() - before;
-        if queue.reserve(size).is_err() {
+        if !queue.reserve_notice(size) {
             queue.notices.truncate(before);
             queue.dropped += 1;
             return;
@@ -151,50 +192,75 @@ impl Outbox {
     /// The other side has consumed `bytes` of what was sent. False when it claims more than it was sent.
     pub(crate) fn consumed(&self, bytes: usize) -> bool {
         let mut queue = self.queue();
-        let honest = bytes <= queue.unconsumed;
-        queue.unconsumed = queue.unconsumed.saturating_sub(bytes);
+        let honest = bytes <= queue.under_way;
+        queue.under_way = queue.under_way.saturating_sub(bytes);
+        let queued = queue.admit();
+        drop(queue);
+        self.admitted(queued);
         honest
+    }
+
+    /// An answer has come, or word that there will be none.
+    pub(crate) fn answered(&self, number: u64, answer: Option<(Letter, Option<Receipt>)>) {
+        self.requests.answer(number, answer);
+    }
+
+    /// Requests up to this number that are not answered yet will not be.
+    pub(crate) fn unanswered(&self, up_to: u64) {
+        self.requests.give_up(up_to);
     }
 
     /// Nothing can be sent any more: the other side is gone, or this one is leaving and has been flushed.
     pub(crate) fn close(&self) {
         let mut queue = self.queue();
-        let dropped = queue.dropped;
-        *queue = Queue {
-            closed: true,
-            dropped,
-            ..Queue::default()
-        };
+        let old = queue.close();
         drop(queue);
+        // Not under the lock: what it lets go may queue something elsewhere.
+        drop(old);
+        self.requests.close();
         self.news.notify_one();
         self.idle.notify_waiters();
     }
 
     /// Goes on where the program before this one stopped: so much of what was sent is not consumed.
-    pub(crate) fn resumed(unconsumed: usize) -> Self {
+    pub(crate) fn resumed(under_way: usize, latest_request: u64) -> Self {
         let outbox = Self::default();
-        outbox.queue().unconsumed = unconsumed;
+        outbox.queue().under_way = under_way;
+        outbox.requests.resume(latest_request);
         outbox
+    }
+
+    pub(crate) fn latest_request(&self) -> u64 {
+        self.requests.latest()
     }
 
     /// Bytes sent and not yet consumed by the other side; `None` while anything waits to be sent.
     pub(crate) fn settled(&self) -> Option<usize> {
         let queue = self.queue();
-        (queue.closed || (queue.is_empty() && !queue.sending)).then_some(queue.unconsumed)
+        (queue.closed || (queue.is_empty() && !queue.sending)).then_some(queue.under_way)
     }
 
     pub(crate) fn is_closed(&self) -> bool {
         self.queue().closed
     }
 
-    /// The next datagram to send, as soon as one is due; `None` once closed. For the one writer.
+    /// The writer has come, and this is what it writes to.
+    pub(super) fn connect(&self, socket: &Arc<OwnedFd>) {
+        self.queue().socket = Arc::downgrade(socket);
+    }
+
+    /// The next datagram to send, as soon as one is due; `None` once closed. For the one writer, which gives the last one's buffer back.
     ///
     /// Cancel safe: a datagram is taken only when it is returned.
-    pub(crate) async fn next(&self) -> Option<Vec<u8>> {
+    pub(crate) async fn next(&self, spent: Vec<u8>) -> Option<Datagram> {
+        let mut spent = Some(spent);
         loop {
             let due = {
                 let mut queue = self.queue();
                 queue.sending = false;
+                if let Some(spent) = spent.take() {
+                    queue.recycle(spent);
+                }
                 if queue.closed {
                     return None;
                 }
@@ -234,25 +300,61 @@ impl Outbox {
     }
 }
 
+/// Sends a question or an answer from where it is given, if nothing is before it: somebody waits for it, and the way over the writer
+/// costs a change of threads. Everything else goes better in company. False when it has to be queued.
+fn send_now(queue: &mut Queue, letter: &Letter, weight: usize) -> bool {
+    let Some(socket) = queue.idle_socket() else {
+        return false;
+    };
+    if !matches!(letter.kind, Kind::Request(_) | Kind::Reply(_)) {
+        return false;
+    }
+    let mut bytes = Vec::with_capacity(letter.frame().size());
+    letter.frame().encode(&mut bytes);
+    let fds = letter.all_fds();
+    let fds: Vec<_> = fds.iter().map(|fd| fd.as_fd()).collect();
+    // Under the lock, or something else could be sent in between; it never waits. What fails is left to the writer.
+    let sent = datagram::send(&socket, &bytes, &fds).is_ok();
+    if sent {
+        queue.under_way += weight;
+    }
+    sent
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::frame::frames;
+    use futures_util::FutureExt as _;
 
-    fn message(size: usize) -> Message {
-        Message::from_bytes(vec![b'x'; size]).unwrap()
+    use crate::{error::Error, frame::frames};
+
+    fn post(outbox: &Outbox, size: usize) -> Result<()> {
+        outbox.send_bytes(vec![b'x'; size])
+    }
+
+    async fn next(outbox: &Outbox) -> Vec<u8> {
+        outbox.next(Vec::new()).await.unwrap().bytes
+    }
+
+    /// Everything that can be sent now.
+    async fn drain(outbox: &Outbox) -> Vec<Datagram> {
+        let mut all = Vec::new();
+        while let Some(Some(datagram)) = outbox.next(Vec::new()).now_or_never() {
+            all.push(datagram);
+        }
+        all
     }
 
     #[tokio::test]
     async fn small_messages_share_a_datagram_and_orders_go_first() {
         let outbox = Outbox::default();
         for _ in 0..100 {
-            outbox.message(&message(24)).unwrap();
+            post(&outbox, 24).unwrap();
         }
         outbox.order(&Frame::Leaving);
-        let order = outbox.next().await.unwrap();
+        let order = next(&outbox).await;
         assert_eq!(frames(&order).next(), Some(Ok(Frame::Leaving)));
-        let datagram = outbox.next().await.unwrap();
+        let datagram = next(&outbox).await;
         assert_eq!(frames(&datagram).count(), 100);
     }
 
@@ -261,23 +363,20 @@ mod tests {
         let outbox = Outbox::default();
         let mut sent = 0;
         let full = loop {
-            match outbox.message(&message(60_000)) {
+            match post(&outbox, 60_000) {
                 Ok(()) => sent += 1,
                 Err(error) => break error,
             }
         };
         assert!(matches!(full, Error::Full));
         assert_eq!(sent, CAPACITY / 60_005);
-        while tokio::time::timeout(Duration::from_millis(1), outbox.next())
-            .await
-            .is_ok()
-        {}
+        drain(&outbox).await;
         assert!(
-            matches!(outbox.message(&message(60_000)), Err(Error::Full)),
+            matches!(post(&outbox, 60_000), Err(Error::Full)),
             "sent is not yet consumed"
         );
         assert!(outbox.consumed(60_005));
-        outbox.message(&message(60_000)).unwrap();
+        post(&outbox, 60_000).unwrap();
         assert!(
             !outbox.consumed(usize::MAX),
             "a peer that claims too much is found out"
@@ -291,7 +390,7 @@ mod tests {
             outbox.notice(&Method::GET, Some("/"), StatusCode::OK, Duration::ZERO);
         }
         let begun = tokio::time::Instant::now();
-        let datagram = outbox.next().await.unwrap();
+        let datagram = next(&outbox).await;
         assert!(
             begun.elapsed() >= LINGER && begun.elapsed() < LINGER * 3,
             "{:?}",
@@ -306,10 +405,144 @@ mod tests {
     #[tokio::test]
     async fn closing_ends_senders_writer_and_flush() {
         let outbox = Outbox::default();
-        outbox.message(&message(1)).unwrap();
+        post(&outbox, 1).unwrap();
         outbox.close();
-        assert!(matches!(outbox.message(&message(1)), Err(Error::Gone)));
-        assert_eq!(outbox.next().await, None);
+        assert!(matches!(post(&outbox, 1), Err(Error::Gone)));
+        assert!(outbox.next(Vec::new()).await.is_none());
         outbox.flushed().await;
+    }
+
+    #[tokio::test]
+    async fn one_larger_message_goes_when_nearly_nothing_is_under_way() {
+        let outbox = Outbox::default();
+        post(&outbox, 1000).unwrap();
+        post(&outbox, 5 << 20).unwrap();
+        assert!(matches!(post(&outbox, 1), Err(Error::Full)));
+        let sent = drain(&outbox).await;
+        let fds: usize = sent.iter().map(|datagram| datagram.fds.len()).sum();
+        assert_eq!(fds, 1, "a memfd");
+        assert!(outbox.consumed(5 << 20));
+        post(&outbox, 5 << 20).unwrap();
+        let error = outbox.send_bytes(vec![0; (64 << 20) + 1]).unwrap_err();
+        assert!(matches!(error, Error::TooLarge { .. }), "{error}");
+    }
+
+    // A large one that waits is not overtaken for ever by small ones that always fit.
+    #[tokio::test]
+    async fn those_that_wait_go_first_and_in_order() {
+        let outbox = Arc::new(Outbox::default());
+        while post(&outbox, 60_000).is_ok() {}
+        let large = outbox.send_wait(&"x".repeat(5 << 20));
+        let mut small = outbox.send_wait(&1);
+        let withdrawn = outbox.send_wait(&2);
+        drain(&outbox).await;
+        let counts = outbox.queue().under_way;
+        outbox.consumed(60_005);
+        assert!(
+            matches!(post(&outbox, 1), Err(Error::Full)),
+            "there is room, and somebody waits for it"
+        );
+        assert!((&mut small).now_or_never().is_none());
+        drop(withdrawn);
+        outbox.consumed(counts - 60_005);
+        large.await.unwrap();
+        assert!((&mut small).now_or_never().is_none());
+        let datagram = next(&outbox).await;
+        assert_eq!(frames(&datagram).count(), 1);
+        outbox.consumed(6 << 20);
+        small.await.unwrap();
+        assert_eq!(frames(&next(&outbox).await).count(), 1, "not the withdrawn");
+    }
+
+    #[tokio::test]
+    async fn a_ticket_dropped_sends_nothing_or_everything() {
+        let outbox = Arc::new(Outbox::default());
+        drop(outbox.send_wait(&"there is room"));
+        assert_eq!(frames(&next(&outbox).await).count(), 1);
+        while post(&outbox, 60_000).is_ok() {}
+        let sent = drain(&outbox).await.len();
+        drop(outbox.send_wait(&"x".repeat(60_000)));
+        outbox.consumed(CAPACITY / 2);
+        assert_eq!(drain(&outbox).await.len(), 0, "after {sent}");
+    }
+
+    #[tokio::test]
+    async fn those_that_wait_learn_of_the_end() {
+        let outbox = Arc::new(Outbox::default());
+        while post(&outbox, 60_000).is_ok() {}
+        let waits = outbox.send_wait(&"x".repeat(60_000));
+        let asks = outbox.request(&1);
+        outbox.close();
+        assert!(matches!(waits.await, Err(Error::Gone)));
+        assert!(matches!(asks.await, Err(Error::Gone)));
+        assert!(matches!(outbox.send_wait(&1).await, Err(Error::Gone)));
+        assert!(matches!(outbox.request(&1).await, Err(Error::Gone)));
+    }
+
+    #[tokio::test]
+    async fn an_answer_finds_its_request_and_a_late_one_nobody() {
+        let outbox = Arc::new(Outbox::default());
+        let answer = |text| {
+            let message = Message::encode(&text).unwrap();
+            Some((
+                Letter::new(Kind::Reply(0), &message, Vec::new()).unwrap(),
+                None,
+            ))
+        };
+        let (first, second) = (outbox.request(&1), outbox.request(&2));
+        outbox.answered(2, answer("two"));
+        outbox.answered(2, answer("two again"));
+        outbox.answered(7, answer("nobody asked"));
+        assert_eq!(second.await.unwrap().json::<String>().unwrap(), "two");
+        drop(first);
+        outbox.answered(1, answer("late"));
+        let third = outbox.request(&3);
+        outbox.answered(3, None);
+        assert!(matches!(third.await, Err(Error::NoReply)));
+    }
+
+    // I-6: what is sent at once never overtakes what waits.
+    #[tokio::test]
+    async fn a_question_goes_at_once_only_where_nothing_is_before_it() {
+        let (ours, theirs) = datagram::pair().unwrap();
+        let outbox = Arc::new(Outbox::default());
+        let ours = Arc::new(ours);
+        outbox.connect(&ours);
+        let mut buffer = [0; 1000];
+        let mut received = || datagram::receive(&theirs, &mut buffer).map(|received| received.len);
+        let first = outbox.request(&1);
+        assert!(received().is_ok(), "sent by the call");
+        post(&outbox, 1).unwrap();
+        let second = outbox.request(&2);
+        assert!(received().is_err(), "a message is before it");
+        // Taken by the writer, and not sent yet.
+        assert_eq!(frames(&next(&outbox).await).count(), 2);
+        let third = outbox.request(&3);
+        assert!(received().is_err(), "the writer is at it");
+        assert_eq!(frames(&next(&outbox).await).count(), 1);
+        assert!(outbox.next(Vec::new()).now_or_never().is_none());
+        let fourth = outbox.request(&4);
+        assert!(received().is_ok());
+        assert_eq!(outbox.queue().under_way, 4 * 16 + 6);
+        drop((first, second, third, fourth, ours));
+        assert!(received().is_ok_and(|len| len == 0), "the socket is let go");
+    }
+
+    // What a hostile worker could do with requests whose answers it does not read.
+    #[tokio::test]
+    async fn refusals_that_nobody_reads_are_noticed() {
+        let outbox = Outbox::default();
+        // As many as the smallest requests that may be under way.
+        for number in 0..(CAPACITY / 15) as u64 {
+            outbox.order(&Frame::NoReply(number));
+        }
+        assert!(!outbox.is_unread());
+        for number in 0..1_000_000 {
+            outbox.order(&Frame::NoReply(number));
+        }
+        assert!(outbox.is_unread());
+        for datagram in drain(&outbox).await {
+            assert!(datagram.bytes.len() <= crate::frame::MAX_DATAGRAM);
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{
     fmt,
+    os::fd::OwnedFd,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -13,8 +14,7 @@ use serde::Serialize;
 use crate::{
     error::Result,
     id::{Generation, Slot, WorkerId},
-    ipc::outbox::Outbox,
-    message::Message,
+    ipc::{Reply, Sending, outbox::Outbox},
     scoreboard::Row,
 };
 
@@ -88,9 +88,9 @@ impl WorkerHandle {
     /// # Errors
     ///
     /// [`Full`](crate::Error::Full) when 4 MiB wait for it, [`Gone`](crate::Error::Gone) when its channel is closed,
-    /// [`Json`](crate::Error::Json) and [`TooLarge`](crate::Error::TooLarge) as in [`Message::encode`]. Nothing was sent then.
+    /// [`Json`](crate::Error::Json) and [`TooLarge`](crate::Error::TooLarge) as in [`Message::encode`](crate::Message::encode). Nothing was sent then.
     pub fn send(&self, value: &impl Serialize) -> Result<()> {
-        self.send_message(&Message::encode(value)?)
+        self.shared.outbox.send(value)
     }
 
     /// Sends it bytes as they are; as [`send`](Self::send) otherwise.
@@ -99,11 +99,74 @@ impl WorkerHandle {
     ///
     /// As [`send`](Self::send), without `Json`.
     pub fn send_bytes(&self, bytes: impl Into<bytes::Bytes>) -> Result<()> {
-        self.send_message(&Message::from_bytes(bytes)?)
+        self.shared.outbox.send_bytes(bytes)
     }
 
-    pub(crate) fn send_message(&self, message: &Message) -> Result<()> {
-        self.shared.outbox.message(message)
+    /// As [`send`](Self::send), and waits where that is `Full`. Messages sent while one waits come after it, or are `Full` themselves.
+    ///
+    /// # Errors
+    ///
+    /// Of the ticket: as [`send`](Self::send), without `Full`.
+    pub fn send_wait(&self, value: &impl Serialize) -> Sending {
+        self.shared.outbox.send_wait(value)
+    }
+
+    /// Sends it a message with descriptors, which it gets from [`Message::take_fds`](crate::Message::take_fds) and its kin (Node's
+    /// `worker.send(message, sendHandle)`). Never waits.
+    ///
+    /// At most 15 at once. They are this call's to close: a copy of each travels, in order with all messages, and is closed wherever
+    /// it ends if nobody takes it.
+    ///
+    /// # Errors
+    ///
+    /// As [`send`](Self::send), and [`TooManyFds`](crate::Error::TooManyFds). The descriptors are closed then too; keep a clone
+    /// (`try_clone`) of what must not be lost.
+    pub fn send_with(
+        &self,
+        value: &impl Serialize,
+        fds: impl IntoIterator<Item = impl Into<OwnedFd>>,
+    ) -> Result<()> {
+        let fds = fds.into_iter().map(Into::into).collect();
+        self.shared.outbox.send_with(value, fds)
+    }
+
+    /// As [`send_with`](Self::send_with), and waits where that is `Full`.
+    ///
+    /// # Errors
+    ///
+    /// Of the ticket: as [`send_with`](Self::send_with), without `Full`.
+    pub fn send_with_wait(
+        &self,
+        value: &impl Serialize,
+        fds: impl IntoIterator<Item = impl Into<OwnedFd>>,
+    ) -> Sending {
+        let fds = fds.into_iter().map(Into::into).collect();
+        self.shared.outbox.send_with_wait(value, fds)
+    }
+
+    /// Sends it a message that it answers: what its [`messages`](crate::Worker::messages) bring has a
+    /// [`reply`](crate::Message::reply).
+    ///
+    /// Sent by the call, or, while the queue is full, as soon as there is room. In a worker that does not listen to messages yet, the
+    /// request waits until it does; a time limit is the caller's (`tokio::time::timeout`).
+    ///
+    /// ```no_run
+    /// # async fn ask(primary: axum_cluster::Primary) -> axum_cluster::Result<()> {
+    /// for worker in primary.workers() {
+    ///     let answer = worker.request(&"how many?").await?;
+    ///     println!("worker {}: {}", worker.id(), answer.json::<u32>()?);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Of the future: [`NoReply`](crate::Error::NoReply) when every subscriber of the worker dropped the request unanswered,
+    /// [`Gone`](crate::Error::Gone) when the worker ended first, [`Json`](crate::Error::Json) and
+    /// [`TooLarge`](crate::Error::TooLarge) as in [`Message::encode`](crate::Message::encode).
+    pub fn request(&self, value: &impl Serialize) -> Reply {
+        self.shared.outbox.request(value)
     }
 
     /// Requests that have reached this worker's service, read from its scoreboard page without a message.

@@ -14,8 +14,12 @@ use crate::{
     address::Address,
     error::Error,
     event::Exit,
-    frame,
-    ipc::channel::Consumption,
+    frame::{self, Frame},
+    ipc::{
+        channel::{Consumption, Receipt},
+        letter::Letter,
+        requests::FarAsker,
+    },
     message::{Message, RequestNotice},
     signals,
 };
@@ -27,12 +31,16 @@ pub(crate) enum Event {
     Fork(WorkerHandle),
     Online(WorkerHandle),
     Listening(WorkerHandle),
-    /// With what to tell when it is consumed, and how many bytes that are.
-    Message(WorkerHandle, Message, Arc<Consumption>, usize),
+    /// Messages, framed as they came: an event a datagram, not one a message. With what to tell when they are consumed.
+    Messages(WorkerHandle, Bytes, Arc<Consumption>),
+    /// A message that is more than its bytes. It is read here, not by the loop that accepts.
+    Letter(WorkerHandle, Letter, Receipt),
     Notices(WorkerHandle, Bytes, Arc<Consumption>),
     Disconnect(WorkerHandle),
     Exit(WorkerHandle, Exit),
     Error(Error),
+    /// Log files are to be opened anew.
+    Reopen,
     /// Another program follows this one: after this no hook is called, unless it does not come to that. Answered with what is left to it.
     Upgrade(oneshot::Sender<Vec<u8>>),
     StandStill(Stand),
@@ -97,6 +105,7 @@ pub(crate) struct Hooks {
     pub(crate) disconnect: WorkerHook<()>,
     pub(crate) exit: WorkerHook<Exit>,
     pub(crate) error: Hook<Error>,
+    pub(crate) reopen: Option<Box<dyn FnMut() + Send>>,
     pub(crate) upgrade: Option<Box<dyn FnMut() -> Vec<u8> + Send>>,
 }
 
@@ -127,9 +136,23 @@ impl Hooks {
                     });
                 }
             }
-            Event::Message(worker, message, consumption, bytes) => {
-                self::worker(primary, "on_message", &mut self.message, &worker, message);
-                consumption.add(bytes);
+            Event::Messages(worker, messages, consumption) => {
+                for frame in frame::frames(&messages).flatten() {
+                    if let Frame::Message(bytes) = frame {
+                        let message = Message::received(messages.slice_ref(bytes));
+                        self::worker(primary, "on_message", &mut self.message, &worker, message);
+                    }
+                    consumption.add(frame.weight());
+                }
+            }
+            Event::Letter(worker, letter, _receipt) => {
+                let asker = FarAsker::of(&letter, worker.outbox());
+                match letter.open(asker) {
+                    Ok(message) => {
+                        self::worker(primary, "on_message", &mut self.message, &worker, message)
+                    }
+                    Err(error) => self.call(Event::Error(error), primary),
+                }
             }
             Event::Notices(worker, payload, consumption) => {
                 for notice in frame::notices(&payload) {
@@ -153,6 +176,11 @@ impl Hooks {
             Event::Error(error) => {
                 if let Some(hook) = &mut self.error {
                     guard(primary, "on_error", || hook(error));
+                }
+            }
+            Event::Reopen => {
+                if let Some(hook) = &mut self.reopen {
+                    guard(primary, "on_reopen", hook);
                 }
             }
             Event::Upgrade(reply) => {

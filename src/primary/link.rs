@@ -1,6 +1,7 @@
 //! One worker's channel, seen from the primary: its hello, what it says, and its end.
 
 use std::{
+    cell::Cell,
     os::fd::{AsFd, OwnedFd},
     process::ExitStatus,
     rc::Rc,
@@ -13,6 +14,7 @@ use rustix::process::Signal;
 use tokio::sync::mpsc;
 
 use super::{
+    Shared,
     gate::Gate,
     handle::WorkerHandle,
     hooks::{Event, Events},
@@ -22,14 +24,14 @@ use crate::{
     birth::{Hello, Welcome},
     error::Error,
     event::Cuts,
-    frame::{Frame, WIRE_VERSION, decode_cuts, frames},
+    frame::{Frame, Kind, WIRE_VERSION, decode_cuts, frames},
     id::WorkerId,
     ipc::{
-        channel::{Buffer, Channel, Consumption, Received},
+        channel::{Buffer, Channel, Consumption, MAX_FDS, Receipt, Received},
         intake::IntakeSender,
+        letter::{Incomplete, Letter},
     },
     listeners::{Asked, Bound},
-    message::Message,
     supervisor::Input,
 };
 
@@ -58,6 +60,7 @@ pub(super) struct Link {
     pub(super) intake: Rc<IntakeSender>,
     pub(super) page: Rc<OwnedFd>,
     pub(super) consumption: Arc<Consumption>,
+    pub(super) latest_asked: Rc<Cell<u64>>,
     /// What it is told when it says hello; `None` once it has.
     pub(super) welcome: Option<Welcome>,
     /// Its channel has not closed.
@@ -67,6 +70,7 @@ pub(super) struct Link {
     pub(super) gate: Rc<Gate>,
     pub(super) seen: mpsc::UnboundedSender<Seen>,
     pub(super) events: Events,
+    pub(super) shared: Arc<Shared>,
 }
 
 impl Link {
@@ -133,10 +137,7 @@ impl Link {
             Ok(None) => return false,
             // Already being killed: what it still says is not listened to.
             Ok(Some(_)) if *broken => return true,
-            Ok(Some(received)) if !received.fds.is_empty() || received.truncated => {
-                Err("descriptors that nobody asked for")
-            }
-            Ok(Some(received)) => self.datagram(buffer.get(received.len)).await,
+            Ok(Some(received)) => self.datagram(buffer.get(received.len), received).await,
             Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
                 Err("an oversized datagram")
             }
@@ -151,9 +152,15 @@ impl Link {
         true
     }
 
-    async fn datagram(&mut self, datagram: &[u8]) -> Result<(), &'static str> {
+    async fn datagram(&mut self, datagram: &[u8], received: Received) -> Result<(), &'static str> {
+        if !came_whole(datagram, &received) {
+            return Err("descriptors that nobody asked for");
+        }
+        let mut fds = received.fds.into_iter().map(Arc::new);
         // One copy for all messages in it; each is then a slice.
         let datagram = Bytes::copy_from_slice(datagram);
+        // Where the messages begin that are not passed on yet, and where this frame does.
+        let (mut begun, mut at) = (0, 0);
         for frame in frames(&datagram) {
             let frame = frame.map_err(|_| "a malformed frame")?;
             if let Some(welcome) = self.welcome.take() {
@@ -161,9 +168,21 @@ impl Link {
                     return Err("something before its hello");
                 };
                 self.welcome(hello, &welcome).await?;
+                at += frame.size();
+                begun = at;
                 continue;
             }
             let consumption = &self.consumption;
+            if let Frame::Message(_) = frame {
+                if !consumption.received(frame.weight()) {
+                    return Err(FLOOD);
+                }
+                at += frame.size();
+                continue;
+            }
+            self.messages(datagram.slice(begun..at));
+            at += frame.size();
+            begun = at;
             match frame {
                 Frame::Listening(asked) => {
                     let asked = serde_json::from_slice(asked)
@@ -172,23 +191,20 @@ impl Link {
                     self.events.send(Event::Listening(self.handle.clone()));
                 }
                 Frame::Leaving => self.tell(Input::Leaving(self.handle.id())),
-                Frame::Message(bytes) => {
-                    let size = frame.size();
-                    if !consumption.received(size) {
+                Frame::Letter(envelope) => {
+                    if !consumption.received(frame.weight()) {
                         return Err(FLOOD);
                     }
-                    if self.events.wants.messages {
-                        let message = Message::received(datagram.slice_ref(bytes));
-                        self.events.send(Event::Message(
-                            self.handle.clone(),
-                            message,
-                            consumption.clone(),
-                            size,
-                        ));
-                    } else {
-                        consumption.add(size);
+                    let receipt = Receipt::new(consumption, frame.weight());
+                    match Letter::received(&envelope, &datagram, &mut fds) {
+                        Ok(letter) => self.letter(letter, receipt)?,
+                        Err(Incomplete) if received.truncated => {
+                            tracing::error!(worker = %self.handle.id(), "a message is lost: this process is out of descriptors");
+                        }
+                        Err(Incomplete) => return Err("a message without its descriptors"),
                     }
                 }
+                Frame::NoReply(number) => self.handle.outbox().answered(number, None),
                 Frame::Notices(payload) => {
                     if !consumption.received(payload.len()) {
                         return Err(FLOOD);
@@ -214,11 +230,65 @@ impl Link {
                 }
                 Frame::Hello(_)
                 | Frame::Welcome(_)
+                | Frame::Message(_)
                 | Frame::GiveBack(_)
                 | Frame::Cut(_)
-                | Frame::Reopen => {
+                | Frame::Reopen
+                | Frame::NoReplies(_) => {
                     return Err("a frame that workers do not send");
                 }
+            }
+        }
+        self.messages(datagram.slice(begun..at));
+        Ok(())
+    }
+
+    /// Passes messages on, framed as they came.
+    fn messages(&self, framed: Bytes) {
+        let consumption = &self.consumption;
+        if framed.is_empty() {
+            return;
+        }
+        if self.events.wants.messages {
+            self.events.send(Event::Messages(
+                self.handle.clone(),
+                framed,
+                consumption.clone(),
+            ));
+        } else {
+            consumption.add(framed.len());
+        }
+    }
+
+    fn letter(&self, letter: Letter, receipt: Receipt) -> Result<(), &'static str> {
+        if let Kind::Request(number) = letter.kind {
+            self.latest_asked.set(self.latest_asked.get().max(number));
+        }
+        match letter.kind {
+            Kind::Broadcast => {
+                let letter = letter.passed_on(Kind::Message);
+                // Consumed when the last of them has room for it.
+                let receipt = Arc::new(receipt);
+                self.shared.others(self.handle.id(), |other| {
+                    other
+                        .outbox()
+                        .pass_on(letter.clone(), Some(receipt.clone()));
+                });
+            }
+            Kind::Reply(number) => self
+                .handle
+                .outbox()
+                .answered(number, Some((letter, Some(receipt)))),
+            Kind::Request(_) if self.handle.outbox().is_unread() => {
+                return Err("requests, and reads no answers");
+            }
+            Kind::Request(number) if !self.events.wants.messages => {
+                self.handle.outbox().order(&Frame::NoReply(number));
+            }
+            Kind::Message if !self.events.wants.messages => {}
+            Kind::Message | Kind::Request(_) => {
+                self.events
+                    .send(Event::Letter(self.handle.clone(), letter, receipt))
             }
         }
         Ok(())
@@ -259,4 +329,19 @@ impl Link {
     fn tell(&self, input: Input) {
         let _ = self.seen.send(Seen::Input(input));
     }
+}
+
+/// Whether a datagram came with exactly the descriptors that its frames announce, or could not for want of room here.
+fn came_whole(datagram: &[u8], received: &Received) -> bool {
+    if received.truncated {
+        // The kernel also cuts what no datagram of this crate has.
+        return received.fds.len() < MAX_FDS;
+    }
+    let announced = |frame: Frame<'_>| match frame {
+        Frame::Letter(envelope) => envelope.all_fds(),
+        _ => 0,
+    };
+    // Frames that announce more than came are found where they are read.
+    received.fds.is_empty()
+        || received.fds.len() == frames(datagram).flatten().map(announced).sum::<usize>()
 }

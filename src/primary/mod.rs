@@ -148,6 +148,15 @@ impl Shared {
         self.ready.store(ready, Relaxed);
     }
 
+    /// Every worker that lives, but this one.
+    pub(crate) fn others(&self, but: WorkerId, each: impl FnMut(&WorkerHandle)) {
+        let living: Vec<_> = self.table().living.values().cloned().collect();
+        living
+            .iter()
+            .filter(|worker| worker.id() != but)
+            .for_each(each);
+    }
+
     /// The cluster has ended.
     pub(crate) fn end(&self) {
         self.ended.send_replace(true);
@@ -204,7 +213,7 @@ impl Primary {
         Ok(self
             .workers()
             .iter()
-            .filter(|worker| worker.send_message(&message).is_ok())
+            .filter(|worker| worker.send_bytes(message.bytes().clone()).is_ok())
             .count())
     }
 

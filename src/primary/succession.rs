@@ -60,7 +60,10 @@ pub(super) struct KeptWorker {
     pub(super) tally: Tally,
     /// Bytes of messages under way, to the worker and from it.
     pub(super) unconsumed: usize,
-    pub(super) consumption: (usize, usize),
+    pub(super) outstanding: usize,
+    /// The number of the latest request to the worker, and from it.
+    pub(super) latest_request: u64,
+    pub(super) latest_asked: u64,
 }
 
 #[derive(Debug, Serialize, Deserialize)]

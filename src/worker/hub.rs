@@ -6,11 +6,18 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use bytes::Bytes;
 use tokio::sync::Notify;
 
 use crate::{
-    frame::{Frame, frames},
-    ipc::{channel::Consumption, outbox::Outbox},
+    error::Error,
+    frame::{Frame, Kind, frames},
+    ipc::{
+        channel::Consumption,
+        letter::Letter,
+        outbox::{Datagram, Outbox},
+        requests::NearAsker,
+    },
     message::Message,
 };
 
@@ -19,7 +26,7 @@ use crate::{
 pub(crate) struct Hub {
     log: Mutex<Log>,
     news: Notify,
-    consumption: Consumption,
+    consumption: Arc<Consumption>,
 }
 
 #[derive(Debug, Default)]
@@ -66,7 +73,7 @@ impl Hub {
         Arc::new(Self {
             log: Mutex::default(),
             news: Notify::new(),
-            consumption,
+            consumption: Arc::new(consumption),
         })
     }
 
@@ -82,7 +89,11 @@ impl Hub {
         }
     }
 
-    /// A message of `size` bytes as framed has arrived.
+    pub(crate) fn consumption(&self) -> &Arc<Consumption> {
+        &self.consumption
+    }
+
+    /// A message of this weight has arrived.
     pub(crate) fn push(&self, message: Message, size: usize) {
         let mut log = self.log();
         log.messages.push_back((message, size));
@@ -91,14 +102,33 @@ impl Hub {
     }
 
     /// The messages of a datagram that never left the process.
-    fn push_all(&self, source: &Outbox, datagram: &[u8]) {
-        for frame in frames(datagram) {
-            if let Ok(frame @ Frame::Message(bytes)) = frame {
-                source.consumed(frame.size());
-                self.push(
-                    Message::received(bytes::Bytes::copy_from_slice(bytes)),
-                    frame.size(),
-                );
+    fn push_all(&self, source: &Arc<Outbox>, datagram: Datagram) {
+        let (bytes, mut fds) = (Bytes::from(datagram.bytes), datagram.fds.into_iter());
+        for frame in frames(&bytes).flatten() {
+            source.consumed(frame.weight());
+            let message = match frame {
+                Frame::Message(message) => Ok(Message::received(bytes.slice_ref(message))),
+                Frame::Letter(envelope) => {
+                    let near = |number| NearAsker {
+                        outbox: source.clone(),
+                        number,
+                    };
+                    Letter::received(&envelope, &bytes, &mut fds)
+                        .map_err(Error::from)
+                        .and_then(|letter| {
+                            let asker = match letter.kind {
+                                Kind::Request(number) => Some(Box::new(near(number)) as _),
+                                _ => None,
+                            };
+                            letter.open(asker)
+                        })
+                }
+                // Nobody is there who would answer or consume.
+                _ => continue,
+            };
+            match message {
+                Ok(message) => self.push(message, frame.weight()),
+                Err(error) => tracing::error!(%error, "a message is lost"),
             }
         }
     }
@@ -152,31 +182,47 @@ impl Messages {
     pub async fn recv(&mut self) -> Option<Message> {
         let hub = self.hub.clone();
         loop {
+            // Looked at first without a place among those who wait, which costs more than the message.
+            if let Some(next) = self.next() {
+                return next;
+            }
             let news = hub.news.notified();
             tokio::pin!(news);
             news.as_mut().enable();
-            {
-                let mut log = hub.log();
-                let next = log.readers.get(&self.reader).copied()?;
-                let index = usize::try_from(next - log.first).ok()?;
-                if let Some((message, _)) = log.messages.get(index) {
-                    let message = message.clone();
-                    log.readers.insert(self.reader, next + 1);
-                    hub.trim(log);
-                    return Some(message);
-                }
-                if log.ended {
-                    return None;
-                }
+            if let Some(next) = self.next() {
+                return next;
             }
             match &self.source {
                 None => news.await,
-                Some(source) => match source.next().await {
-                    Some(datagram) => hub.push_all(source, &datagram),
+                Some(source) => match source.next(Vec::new()).await {
+                    Some(datagram) => hub.push_all(source, datagram),
                     None => hub.end(),
                 },
             }
         }
+    }
+}
+
+impl Messages {
+    /// The next message if it is there, or the end.
+    fn next(&self) -> Option<Option<Message>> {
+        let mut log = self.hub.log();
+        let Log {
+            messages,
+            first,
+            readers,
+            ended,
+            ..
+        } = &mut *log;
+        let next = readers.get_mut(&self.reader)?;
+        let index = usize::try_from(*next - *first).ok()?;
+        let Some((message, _)) = messages.get(index) else {
+            return ended.then_some(None);
+        };
+        let message = message.clone();
+        *next += 1;
+        self.hub.trim(log);
+        Some(Some(message))
     }
 }
 

@@ -2,12 +2,15 @@
 
 mod apps;
 mod hub;
+mod inbox;
 mod run;
 mod watch;
 
 use std::{
     fmt,
     future::Future,
+    os::fd::OwnedFd,
+    panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -19,13 +22,13 @@ use tokio::sync::watch as value;
 pub(crate) use apps::{App, AppSource, Serving, app};
 pub(crate) use hub::Hub;
 pub use hub::Messages;
+pub(crate) use inbox::take_in;
 pub(crate) use run::{Joined, timeouts};
 
 use crate::{
     error::Result,
     id::{Generation, Slot, WorkerId},
-    ipc::outbox::Outbox,
-    message::Message,
+    ipc::{Reply, Sending, outbox::Outbox},
     scoreboard::Row,
 };
 
@@ -56,6 +59,7 @@ struct Shared {
     hub: Arc<Hub>,
     row: Arc<Row>,
     draining: value::Sender<bool>,
+    reopened: value::Sender<u64>,
     /// The primary has a hook that wants a notice a request.
     notices: bool,
 }
@@ -86,7 +90,7 @@ impl Worker {
             row,
             notices,
         } = parts;
-        let draining = value::Sender::new(false);
+        let (draining, reopened) = (value::Sender::new(false), value::Sender::new(0));
         Self {
             shared: Arc::new(Shared {
                 id,
@@ -98,6 +102,7 @@ impl Worker {
                 hub,
                 row,
                 draining,
+                reopened,
                 notices,
             }),
         }
@@ -139,9 +144,9 @@ impl Worker {
     /// # Errors
     ///
     /// [`Full`](crate::Error::Full) when 4 MiB are on their way already, [`Gone`](crate::Error::Gone) when the primary is gone,
-    /// [`Json`](crate::Error::Json) and [`TooLarge`](crate::Error::TooLarge) as in [`Message::encode`]. Nothing was sent then.
+    /// [`Json`](crate::Error::Json) and [`TooLarge`](crate::Error::TooLarge) as in [`Message::encode`](crate::Message::encode). Nothing was sent then.
     pub fn send(&self, value: &impl Serialize) -> Result<()> {
-        self.shared.outbox.message(&Message::encode(value)?)
+        self.shared.outbox.send(value)
     }
 
     /// Sends bytes as they are; as [`send`](Self::send) otherwise.
@@ -150,7 +155,91 @@ impl Worker {
     ///
     /// As [`send`](Self::send), without `Json`.
     pub fn send_bytes(&self, bytes: impl Into<bytes::Bytes>) -> Result<()> {
-        self.shared.outbox.message(&Message::from_bytes(bytes)?)
+        self.shared.outbox.send_bytes(bytes)
+    }
+
+    /// As [`send`](Self::send), and waits where that is `Full`. Messages sent while one waits come after it, or are `Full` themselves.
+    ///
+    /// ```no_run
+    /// # async fn export(worker: axum_cluster::Worker, rows: Vec<String>) -> axum_cluster::Result<()> {
+    /// for row in rows {
+    ///     worker.send_wait(&row).await?; // never faster than the primary reads
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Of the ticket: as [`send`](Self::send), without `Full`.
+    pub fn send_wait(&self, value: &impl Serialize) -> Sending {
+        self.shared.outbox.send_wait(value)
+    }
+
+    /// Sends a message with descriptors, which the primary gets from [`Message::take_fds`](crate::Message::take_fds) and its kin. Never waits.
+    ///
+    /// At most 15 at once. They are this call's to close: a copy of each travels, in order with all messages, and is closed wherever
+    /// it ends if nobody takes it.
+    ///
+    /// # Errors
+    ///
+    /// As [`send`](Self::send), and [`TooManyFds`](crate::Error::TooManyFds). The descriptors are closed then too; keep a clone
+    /// (`try_clone`) of what must not be lost.
+    pub fn send_with(
+        &self,
+        value: &impl Serialize,
+        fds: impl IntoIterator<Item = impl Into<OwnedFd>>,
+    ) -> Result<()> {
+        let fds = fds.into_iter().map(Into::into).collect();
+        self.shared.outbox.send_with(value, fds)
+    }
+
+    /// As [`send_with`](Self::send_with), and waits where that is `Full`.
+    ///
+    /// # Errors
+    ///
+    /// Of the ticket: as [`send_with`](Self::send_with), without `Full`.
+    pub fn send_with_wait(
+        &self,
+        value: &impl Serialize,
+        fds: impl IntoIterator<Item = impl Into<OwnedFd>>,
+    ) -> Sending {
+        let fds = fds.into_iter().map(Into::into).collect();
+        self.shared.outbox.send_with_wait(value, fds)
+    }
+
+    /// Sends the primary a message that its `on_message` answers with [`reply`](crate::Message::reply).
+    ///
+    /// Sent by the call, or, while the queue is full, as soon as there is room.
+    ///
+    /// ```no_run
+    /// # async fn count(worker: axum_cluster::Worker) -> axum_cluster::Result<()> {
+    /// let answer = worker.request(&"how many?").await?;
+    /// println!("{}", answer.json::<u32>()?);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Of the future: [`NoReply`](crate::Error::NoReply) when the primary dropped the request unanswered (it has no `on_message`, say),
+    /// [`Gone`](crate::Error::Gone) when it died first, [`Json`](crate::Error::Json) and [`TooLarge`](crate::Error::TooLarge) as in
+    /// [`Message::encode`](crate::Message::encode).
+    pub fn request(&self, value: &impl Serialize) -> Reply {
+        self.shared.outbox.request(value)
+    }
+
+    /// Sends a message to all other workers, which receive it from their [`messages`](Self::messages). Not to this one, and not to the
+    /// primary's `on_message`: the primary passes it on unread.
+    ///
+    /// It arrives in order with everything else that this worker broadcasts. While another worker's queue is full it waits in the
+    /// primary and counts against this worker's 4 MiB.
+    ///
+    /// # Errors
+    ///
+    /// As [`send`](Self::send).
+    pub fn broadcast(&self, value: &impl Serialize) -> Result<()> {
+        self.shared.outbox.broadcast(value)
     }
 
     /// Subscribes to the messages of the primary.
@@ -200,6 +289,21 @@ impl Worker {
 
     pub(crate) fn row(&self) -> &Arc<Row> {
         &self.shared.row
+    }
+
+    /// Log files are to be opened anew.
+    pub(crate) fn reopen(&self) {
+        self.shared.reopened.send_modify(|times| *times += 1);
+    }
+
+    /// Calls this whenever log files are to be opened anew, for as long as the worker lives.
+    pub(crate) async fn on_reopen(self, mut hook: Box<dyn FnMut() + Send>) {
+        let mut reopened = self.shared.reopened.subscribe();
+        while reopened.changed().await.is_ok() {
+            if catch_unwind(AssertUnwindSafe(&mut hook)).is_err() {
+                tracing::error!(worker = %self.id(), "the hook `on_reopen` panicked");
+            }
+        }
     }
 
     pub(crate) fn wants_notices(&self) -> bool {

@@ -10,7 +10,7 @@ use std::{
 
 use tokio::{sync::mpsc, task::AbortHandle};
 
-use super::{App, AppSource, Hub, Parts, Serving, Worker, watch::Watch};
+use super::{App, AppSource, Hub, Parts, Serving, Worker, inbox::take_in, watch::Watch};
 use crate::{
     birth::{Born, Welcome},
     error::{Error, Result},
@@ -23,7 +23,6 @@ use crate::{
         outbox::Outbox,
     },
     listeners::Asked,
-    message::Message,
     scoreboard::Row,
     settings::Settings,
     signals::WorkerSignals,
@@ -304,22 +303,16 @@ async fn write(channel: Arc<Channel>, worker: Worker) {
 async fn read(channel: Arc<Channel>, worker: Worker, connections: Connections) {
     let mut buffer = Buffer::new();
     while let Ok(Some(received)) = channel.receive(&mut buffer).await {
-        for frame in frames(buffer.get(received.len)) {
-            match frame {
-                Ok(frame @ Frame::Message(bytes)) => worker.hub().push(
-                    Message::received(bytes::Bytes::copy_from_slice(bytes)),
-                    frame.size(),
-                ),
-                Ok(Frame::Consumed(n)) => {
-                    worker.outbox().consumed(n as usize);
-                }
-                Ok(Frame::GiveBack(n)) => {
-                    let told = connections.give_back(n as usize);
-                    tracing::debug!(worker = %worker.id(), connections = told, "gives idle connections back");
-                }
-                _ => tracing::error!("the primary sent a frame that this version does not know"),
+        let datagram = bytes::Bytes::copy_from_slice(buffer.get(received.len));
+        let fds = received.fds.into_iter().map(Arc::new);
+        take_in(&worker, &datagram, fds, |order| match order {
+            Frame::GiveBack(n) => {
+                let told = connections.give_back(n as usize);
+                tracing::debug!(worker = %worker.id(), connections = told, "gives idle connections back");
             }
-        }
+            Frame::Reopen => worker.reopen(),
+            _ => tracing::error!("the primary sent a frame that this version does not know"),
+        });
     }
     worker.outbox().close();
     worker.hub().end();

@@ -22,6 +22,7 @@ mod handlers;
 mod hooks;
 mod limits;
 mod lost;
+mod mail;
 mod messages;
 mod oddities;
 mod protocols;

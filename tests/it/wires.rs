@@ -131,6 +131,48 @@ fn reports_that_no_worker_makes_are_survived() {
     must_be_survived("report-twice");
 }
 
+// Large messages: the cap is checked before anything is allocated, the seals before anything is read.
+#[test]
+fn a_large_message_that_never_came_is_survived() {
+    must_be_survived("no-memfd");
+}
+
+#[test]
+fn a_memfd_that_could_still_change_is_survived() {
+    must_be_survived("open-memfd");
+}
+
+#[test]
+fn a_large_message_of_another_size_is_survived() {
+    must_be_survived("other-size");
+}
+
+#[test]
+fn a_size_beyond_the_cap_is_survived() {
+    must_be_survived("too-large");
+}
+
+#[test]
+fn more_descriptors_than_announced_are_survived() {
+    must_be_survived("unannounced");
+}
+
+#[test]
+fn fewer_descriptors_than_announced_are_survived() {
+    must_be_survived("announced");
+}
+
+#[test]
+fn a_flood_of_descriptors_is_survived() {
+    must_be_survived("flood-of-descriptors");
+}
+
+// Its requests are consumed and answered at once, so no bound holds them back; the answers would fill the primary's memory.
+#[test]
+fn requests_whose_answers_are_not_read_are_survived() {
+    must_be_survived("asks-and-does-not-read");
+}
+
 // It says nothing wrong, and takes itself out of the rotation for good.
 #[test]
 fn a_worker_that_shuts_its_intake_is_replaced() {
@@ -285,7 +327,11 @@ fn fixture() {
         .on_listening(|worker, _| println!("worker listens: {0} listens", worker.id()))
         .on_exit(|worker, exit| println!("exit worker={} status={}", worker.id(), exit.status))
         .on_error(|error| println!("error: {error:?}"))
-        .on_message(|_, _| std::thread::sleep(MS))
+        .on_message(|_, message| {
+            if !message.is_request() {
+                std::thread::sleep(MS);
+            }
+        })
         .serve(Router::new().route("/", get(|| async { "hello world" })))
         .run()
         .unwrap();
@@ -318,16 +364,16 @@ fn commit(misdeed: &str) {
             &[],
         ),
         "report-garbage" => {
-            let report = frame(9, &[0xa5; 99]);
+            let report = frame(11, &[0xa5; 99]);
             send(channel, &[hello_of_mine, report].concat(), &[]);
         }
         "report-with-lines" => {
             let mut report = 1_u64.to_le_bytes().to_vec();
             report.extend_from_slice(b"\x03GET\0\0\0\0\0\0\0\0\x03\0/\n!");
-            send(channel, &[hello_of_mine, frame(9, &report)].concat(), &[]);
+            send(channel, &[hello_of_mine, frame(11, &report)].concat(), &[]);
         }
         "report-twice" => {
-            let report = frame(9, &7_u64.to_le_bytes());
+            let report = frame(11, &7_u64.to_le_bytes());
             send(channel, &[hello_of_mine, report.repeat(2)].concat(), &[]);
         }
         "standing-back" => {
@@ -364,6 +410,46 @@ fn commit(misdeed: &str) {
                 send(fds[0].as_fd(), &[0, 0, 0, 0].repeat(16), &[channel; 16]);
             }
         }
+        "no-memfd" => send(channel, &[hello_of_mine, sealed(70_000)].concat(), &[]),
+        "too-large" => send(
+            channel,
+            &[hello_of_mine, sealed((64 << 20) + 1)].concat(),
+            &[memfd(1, true).as_fd()],
+        ),
+        "open-memfd" => send(
+            channel,
+            &[hello_of_mine, sealed(70_000)].concat(),
+            &[memfd(70_000, false).as_fd()],
+        ),
+        "other-size" => send(
+            channel,
+            &[hello_of_mine, sealed(70_000)].concat(),
+            &[memfd(70_001, true).as_fd()],
+        ),
+        "unannounced" => send(
+            channel,
+            &[hello_of_mine, letter(0, 1, 0, b"one")].concat(),
+            &[channel; 2],
+        ),
+        "announced" => send(
+            channel,
+            &[hello_of_mine, letter(0, 2, 0, b"two")].concat(),
+            &[channel],
+        ),
+        "flood-of-descriptors" => {
+            send(channel, &hello_of_mine, &[]);
+            for _ in 0..8_000 {
+                send(channel, &letter(0, 15, 0, b"fifteen"), &[channel; 15]);
+            }
+        }
+        "asks-and-does-not-read" => {
+            send(channel, &hello_of_mine, &[]);
+            // Dropped unanswered by the hook of this primary, each of them, at once.
+            let requests: Vec<_> = (0..3_000).flat_map(|n| letter(2, 0, n, b"")).collect();
+            for _ in 0..2_000 {
+                send(channel, &requests, &[]);
+            }
+        }
         "flood" => {
             send(channel, &hello_of_mine, &[]);
             let message = frame(5, &[b'1'; 50_000]);
@@ -392,6 +478,33 @@ fn pause() {
 fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).unwrap();
     [&[kind], &length.to_le_bytes()[..], payload].concat()
+}
+
+/// A message that is more than its bytes.
+fn letter(kind: u8, fds: u8, number: u64, payload: &[u8]) -> Vec<u8> {
+    frame(
+        8,
+        &[&[kind, fds], &number.to_le_bytes()[..], payload].concat(),
+    )
+}
+
+/// A message that is said to be in a memfd.
+fn sealed(size: u32) -> Vec<u8> {
+    letter(0x80, 0, 0, &size.to_le_bytes())
+}
+
+fn memfd(size: u64, is_final: bool) -> OwnedFd {
+    use rustix::fs::{MemfdFlags, SealFlags};
+    let fd = rustix::fs::memfd_create("x", MemfdFlags::ALLOW_SEALING).unwrap();
+    rustix::fs::ftruncate(&fd, size).unwrap();
+    if is_final {
+        rustix::fs::fcntl_add_seals(
+            &fd,
+            SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE | SealFlags::SEAL,
+        )
+        .unwrap();
+    }
+    fd
 }
 
 /// Waits for room; a primary that does not read any more has no room.

@@ -8,6 +8,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
+    frame::Frame,
     ipc::{
         channel::{Channel, Consumption},
         intake::IntakeSender,
@@ -68,9 +69,13 @@ impl Driver {
         ends: Ends<std::os::fd::OwnedFd>,
     ) -> std::io::Result<()> {
         let connected = survivor.life != Survives::Disconnected;
-        let outbox = Arc::new(Outbox::resumed(kept.unconsumed));
+        let outbox = Arc::new(Outbox::resumed(kept.unconsumed, kept.latest_request));
         if !connected {
             outbox.close();
+        }
+        if kept.latest_asked > 0 {
+            // Whoever was to answer them is gone. Those that come from now on this program answers.
+            outbox.order(&Frame::NoReplies(kept.latest_asked));
         }
         let row = Arc::new(Row::open(std::os::fd::AsFd::as_fd(&ends.page))?);
         let intake = IntakeSender::resumed(ends.intake, ends.worker_end);
@@ -80,7 +85,7 @@ impl Driver {
             handbacks: intake.handbacks()?,
             intake,
             page: ends.page,
-            consumption: Consumption::resumed(outbox.clone(), kept.consumption),
+            consumption: Consumption::resumed(outbox.clone(), kept.outstanding),
         };
         let Survivor {
             id,
@@ -97,6 +102,7 @@ impl Driver {
         self.attend(wires, handle, None, connected);
         let apps = apps(&self.acceptors, &kept.asked);
         if let Some(child) = self.children.get_mut(&id) {
+            child.latest_asked.set(kept.latest_asked);
             child.served = kept.served;
             child.parcel = kept.parcel;
             child.asked = kept.asked;

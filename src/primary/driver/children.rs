@@ -1,6 +1,12 @@
 //! Workers as the loop knows them: started, listening, retired, ended.
 
-use std::{cell::RefCell, os::fd::OwnedFd, process::ExitStatus, rc::Rc, sync::Arc};
+use std::{
+    cell::{Cell, RefCell},
+    os::fd::OwnedFd,
+    process::ExitStatus,
+    rc::Rc,
+    sync::Arc,
+};
 
 use rustix::process::Signal;
 use tokio::task::{AbortHandle, JoinHandle, spawn_local};
@@ -46,6 +52,8 @@ pub(super) struct Child {
     handbacks: Rc<Handbacks>,
     reading: AbortHandle,
     pub(super) heartbeat: u64,
+    /// The number of the latest request that it has made.
+    pub(super) latest_asked: Rc<Cell<u64>>,
     /// What its program asked to listen on.
     pub(super) asked: Asked,
     /// The version of a parcel that its program reads.
@@ -169,6 +177,7 @@ impl Driver {
             reading: spawn_local(reading).abort_handle(),
             handbacks,
             heartbeat: 0,
+            latest_asked: Rc::default(),
             asked: Asked::new(),
             parcel: 0,
             binding: 0,
@@ -177,6 +186,7 @@ impl Driver {
             refused: None,
             cuts: Cuts::default(),
         };
+        let latest_asked = child.latest_asked.clone();
         self.children.insert(id, child);
         let link = Link {
             handle,
@@ -185,12 +195,14 @@ impl Driver {
             intake,
             page,
             consumption,
+            latest_asked,
             welcome,
             connected,
             has_cut: false,
             gate: self.gate.clone(),
             seen: self.seen.clone(),
             events: self.events.clone(),
+            shared: self.shared.clone(),
         };
         spawn_local(link.run());
     }

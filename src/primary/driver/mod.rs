@@ -43,6 +43,7 @@ use super::{
 use crate::{
     error::{Error, Result},
     event::Restarted,
+    frame::Frame,
     id::{Generation, WorkerId},
     ipc::limits,
     listeners::Bound,
@@ -392,10 +393,11 @@ impl Driver {
             Order::More => self.scale_by(1),
             Order::Fewer => self.scale_by(-1),
             Order::Upgrade => self.upgrade(None, None),
-            Order::Reopen => tracing::warn!(
-                ?order,
-                "this version has no answer to this signal yet; nothing changes"
-            ),
+            Order::Reopen => {
+                self.events.send(Event::Reopen);
+                let workers = self.children.values();
+                workers.for_each(|child| child.handle.outbox().order(&Frame::Reopen));
+            }
         }
     }
 

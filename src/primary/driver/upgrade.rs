@@ -349,7 +349,9 @@ impl Driver {
                 asked: child.asked.clone(),
                 tally: self.dispatch.borrow().tally(id),
                 unconsumed: child.handle.outbox().settled().unwrap_or_default(),
-                consumption: child.consumption.read(),
+                outstanding: child.consumption.outstanding(),
+                latest_request: child.handle.outbox().latest_request(),
+                latest_asked: child.latest_asked.get(),
             });
         }
         let description = Description {

@@ -45,6 +45,18 @@ impl Server {
     }
 }
 
+impl Server {
+    /// A test of this binary that is a program of its own. It says where it listens as the examples do, on a new line.
+    pub fn fixture(test: &'static str) -> Run {
+        let mut run = Self::run(test);
+        run.program = Some(std::env::current_exe().unwrap());
+        run.args = [test, "--exact", "--ignored", "--nocapture"]
+            .map(str::to_owned)
+            .into();
+        run
+    }
+}
+
 impl Run {
     pub fn workers(self, workers: u32) -> Self {
         self.env("AXUM_CLUSTER_WORKERS", workers)

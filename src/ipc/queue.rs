@@ -1,0 +1,244 @@
+//! The lanes of an outbox, and what they may hold. No lock, no task, no system call.
+
+use std::{
+    collections::VecDeque,
+    os::fd::OwnedFd,
+    sync::{Arc, Weak},
+};
+
+use tokio::{sync::oneshot, time::Instant};
+
+use super::{channel::Receipt, datagram::MAX_FDS, letter::Letter};
+use crate::{
+    error::{Error, Result},
+    frame::{Frame, MAX_DATAGRAM},
+};
+
+/// Bytes of messages and notices that may be on their way in one direction.
+pub(crate) const CAPACITY: usize = 4 * 1024 * 1024;
+
+/// Under this much, a message that is larger than the capacity may go as well. The receiver tells what it has consumed in lots of this
+/// size, so whoever waits for it waits only for what is really unread.
+pub(crate) const NEARLY_NOTHING: usize = 256 * 1024;
+
+/// Notices are sent at once when this many bytes of them wait.
+pub(super) const NOTICES_FULL: usize = 32 * 1024;
+
+/// Whether so much more may be under way.
+pub(super) fn admits(under_way: usize, more: usize) -> bool {
+    under_way < NEARLY_NOTHING || under_way.saturating_add(more) <= CAPACITY
+}
+
+/// What goes in one system call.
+#[derive(Debug, Default)]
+pub(crate) struct Datagram {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) fds: Vec<Arc<OwnedFd>>,
+}
+
+/// A letter for which there is no room yet.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    ticket: u64,
+    letter: Letter,
+    weight: usize,
+    queued: Queued,
+}
+
+/// Who is told that a letter has been queued.
+#[derive(Debug)]
+pub(super) enum Queued {
+    /// A ticket; told that it will not be by the drop.
+    Ticket(oneshot::Sender<()>),
+    /// Nobody; what came from somebody else counts as consumed then.
+    PassedOn { _receipt: Option<Arc<Receipt>> },
+}
+
+impl Queued {
+    /// Not under the lock: what it lets go may queue something elsewhere.
+    pub(super) fn tell(self) {
+        if let Self::Ticket(ticket) = self {
+            // Whoever waited may have gone.
+            let _ = ticket.send(());
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    orders: VecDeque<Vec<u8>>,
+    messages: VecDeque<Datagram>,
+    waiting: VecDeque<Waiting>,
+    next_ticket: u64,
+    pub(super) notices: Vec<u8>,
+    /// When the notices must go; none wait without it.
+    pub(super) due: Option<Instant>,
+    /// Weight queued or not yet consumed by the other side.
+    pub(super) under_way: usize,
+    /// A datagram has been taken and not yet been sent.
+    pub(super) sending: bool,
+    pub(super) closed: bool,
+    /// Notices for which there was no room.
+    pub(super) dropped: u64,
+    /// A buffer that has been sent, for the next datagram.
+    spare: Vec<u8>,
+    /// What the writer writes to. Not kept open by this: it ends with the channel.
+    pub(super) socket: Weak<OwnedFd>,
+}
+
+impl Queue {
+    pub(super) fn is_empty(&self) -> bool {
+        self.orders.is_empty()
+            && self.messages.is_empty()
+            && self.waiting.is_empty()
+            && self.notices.is_empty()
+    }
+
+    /// From now on nothing is queued. What was, to be dropped.
+    pub(super) fn close(&mut self) -> Self {
+        let closed = Self {
+            closed: true,
+            dropped: self.dropped,
+            ..Self::default()
+        };
+        std::mem::replace(self, closed)
+    }
+
+    /// Makes room for a notice, which never waits and never goes beyond the bound.
+    pub(super) fn reserve_notice(&mut self, size: usize) -> bool {
+        let room = !self.closed && self.under_way + size <= CAPACITY;
+        if room {
+            self.under_way += size;
+        }
+        room
+    }
+
+    /// Whether a message of this weight can be queued now. Those that wait are first: a large one would wait for ever otherwise.
+    pub(super) fn has_room(&self, weight: usize) -> Result<()> {
+        if self.closed {
+            Err(Error::Gone)
+        } else if self.waiting.is_empty() && admits(self.under_way, weight) {
+            Ok(())
+        } else {
+            Err(Error::Full)
+        }
+    }
+
+    /// Queues a message for which there is room. True: the writer has to be told.
+    pub(super) fn push(
+        &mut self,
+        frame: &Frame<'_>,
+        weight: usize,
+        mut fds: Vec<Arc<OwnedFd>>,
+    ) -> bool {
+        self.under_way += weight;
+        if let Some(last) = self.messages.back_mut()
+            && last.bytes.len() + frame.size() <= MAX_DATAGRAM
+            && last.fds.len() + fds.len() <= MAX_FDS
+        {
+            frame.encode(&mut last.bytes);
+            last.fds.append(&mut fds);
+            return false;
+        }
+        let mut bytes = std::mem::take(&mut self.spare);
+        frame.encode(&mut bytes);
+        self.messages.push_back(Datagram { bytes, fds });
+        true
+    }
+
+    pub(super) fn push_letter(&mut self, letter: &Letter, weight: usize) -> bool {
+        self.push(&letter.frame(), weight, letter.all_fds())
+    }
+
+    /// Lets a letter wait for room. Its number, to withdraw it.
+    pub(super) fn wait(&mut self, letter: Letter, weight: usize, queued: Queued) -> u64 {
+        let ticket = self.next_ticket;
+        self.next_ticket += 1;
+        self.waiting.push_back(Waiting {
+            ticket,
+            letter,
+            weight,
+            queued,
+        });
+        ticket
+    }
+
+    /// Takes a letter back; `None` when it has been queued, or never will be.
+    pub(super) fn withdraw(&mut self, ticket: u64) -> Option<Waiting> {
+        let at = self
+            .waiting
+            .binary_search_by_key(&ticket, |waiting| waiting.ticket)
+            .ok()?;
+        self.waiting.remove(at)
+    }
+
+    /// Queues those that wait, as far as there is room; returns who is to be told, once the lock is let go.
+    pub(super) fn admit(&mut self) -> Vec<Queued> {
+        let mut queued = Vec::new();
+        while let Some(first) = self.waiting.front()
+            && admits(self.under_way, first.weight)
+            && let Some(first) = self.waiting.pop_front()
+        {
+            self.push_letter(&first.letter, first.weight);
+            queued.push(first.queued);
+        }
+        queued
+    }
+
+    pub(super) fn push_order(&mut self, frame: &Frame<'_>) {
+        match self.orders.back_mut() {
+            Some(last) if last.len() + frame.size() <= MAX_DATAGRAM => frame.encode(last),
+            _ => {
+                let mut datagram = Vec::with_capacity(frame.size());
+                frame.encode(&mut datagram);
+                self.orders.push_back(datagram);
+            }
+        }
+    }
+
+    /// What to write to, if nothing is before what would be written. Notices do not count: they wait for company anyway.
+    pub(super) fn idle_socket(&self) -> Option<Arc<OwnedFd>> {
+        let nothing = self.orders.is_empty() && self.messages.is_empty() && self.waiting.is_empty();
+        (nothing && !self.sending)
+            .then(|| self.socket.upgrade())
+            .flatten()
+    }
+
+    /// How many datagrams of orders wait; more than one only where the other side does not read.
+    pub(super) fn orders(&self) -> usize {
+        self.orders.len()
+    }
+
+    /// The next datagram that should go now: orders, notices that have waited long enough, messages.
+    pub(super) fn take(&mut self) -> Option<Datagram> {
+        if let Some(bytes) = self.orders.pop_front() {
+            return Some(bytes.into());
+        }
+        if self.notices.len() >= NOTICES_FULL || self.due.is_some_and(|due| due <= Instant::now()) {
+            self.due = None;
+            let notices = std::mem::take(&mut self.notices);
+            let frame = Frame::Notices(&notices);
+            let mut datagram = Vec::with_capacity(frame.size());
+            frame.encode(&mut datagram);
+            return Some(datagram.into());
+        }
+        self.messages.pop_front()
+    }
+
+    /// Takes a buffer back that has been sent: a stream of small messages then allocates nothing.
+    pub(super) fn recycle(&mut self, mut buffer: Vec<u8>) {
+        if buffer.capacity() > self.spare.capacity() && buffer.capacity() <= 2 * MAX_DATAGRAM {
+            buffer.clear();
+            self.spare = buffer;
+        }
+    }
+}
+
+impl From<Vec<u8>> for Datagram {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self {
+            bytes,
+            fds: Vec::new(),
+        }
+    }
+}

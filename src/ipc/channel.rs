@@ -40,8 +40,7 @@ pub(crate) struct Channel {
 impl Channel {
     /// Takes a non-blocking SEQPACKET socket into the current runtime.
     pub(crate) fn new(socket: OwnedFd) -> io::Result<Self> {
-        reactor::watch(Arc::new(socket), Interest::READABLE | Interest::WRITABLE)
-            .map(|socket| Self { socket })
+        reactor::watch(Arc::new(socket), Interest::READABLE).map(|socket| Self { socket })
     }
 
     /// Receives the next datagram into `buffer`; `None` at the end.
@@ -84,11 +83,25 @@ impl Channel {
     }
 
     pub(crate) async fn send(&self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
-        self.socket
-            .async_io(Interest::WRITABLE, |socket| {
-                datagram::send(socket, bytes, fds)
-            })
-            .await
+        loop {
+            match datagram::send(self.socket.get_ref(), bytes, fds) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.writable().await,
+                sent => return sent,
+            }
+        }
+    }
+
+    /// Completes when there may be room. Watched only meanwhile and on a duplicate: a socket watched for both would wake this process
+    /// for each datagram that the other side reads.
+    async fn writable(&self) {
+        let duplicate = self.socket.get_ref().try_clone();
+        let watched = duplicate.and_then(|socket| reactor::watch(socket, Interest::WRITABLE));
+        match watched {
+            // An error shows again when sending.
+            Ok(socket) => drop(socket.writable().await),
+            // Out of descriptors.
+            Err(_) => tokio::time::sleep(CROWDED).await,
+        }
     }
 
     /// Sends what comes into the outbox until it is closed or the other side is gone.

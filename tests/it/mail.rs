@@ -33,7 +33,8 @@ const FIFTY_MB: usize = 50_000_000;
 // ===== the tests =====
 
 fn ask(server: &Server, path: &str) -> String {
-    let response = request(server.addr(), "POST", path, &[], "").unwrap();
+    let response = request(server.addr(), "POST", path, &[], "")
+        .unwrap_or_else(|error| panic!("{error}\n{}", server.output()));
     assert_eq!(
         response.status,
         200,
@@ -388,7 +389,10 @@ fn router() -> Router {
             "/ask-me/{what}/{text}",
             post(
                 |Path((what, text)): Path<(String, String)>, worker: Worker| async move {
-                    worker.send(&order(format!("ask-{what}"), text)).unwrap();
+                    worker
+                        .send_wait(&order(format!("ask-{what}"), text))
+                        .await
+                        .unwrap();
                 },
             ),
         )
@@ -475,6 +479,7 @@ fn fixture() {
             let (mut sockets, mut streamed, mut kept) = (Sockets::default(), 0, Vec::new());
             ClusteredServer::bind(addr)
                 .program(std::env::current_exe().unwrap())
+                .on_error(|error| println!("\nerror: {error:?}"))
                 .drain_deadline(Duration::from_secs(2))
                 .on_ready(|primary| println!("\nlistening on {}", primary.local_addrs()[0]))
                 .on_message(move |worker, message| {

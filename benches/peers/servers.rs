@@ -110,6 +110,7 @@ impl Peer {
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
+            .env("PEERS_SCRATCH", &place.scratch)
             .process_group(0);
         Ok(command)
     }

@@ -94,7 +94,16 @@ impl Peer {
         let [program, argument] = self.version else {
             return place.hello.exists().then(|| "hello".into());
         };
-        let output = place.program(program).arg(argument).output().ok()?;
+        // Even asked for its version pm2 starts a daemon, which is not the one to be measured.
+        let elsewhere = |argument: &str| {
+            let mut command = place.program(program);
+            command.env("PM2_HOME", place.scratch.join("asked"));
+            command.arg(argument).output().ok()
+        };
+        let output = elsewhere(argument)?;
+        if self.reload == Reload::Pm2 {
+            elsewhere("kill")?;
+        }
         let text = [output.stdout, output.stderr].concat();
         let text = String::from_utf8_lossy(&text);
         // pm2 greets whoever calls it first.
@@ -110,6 +119,7 @@ impl Peer {
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
+            .env("PEERS_SCRATCH", &place.scratch)
             .process_group(0);
         Ok(command)
     }

@@ -277,7 +277,7 @@ fn a_primary_killed_while_connections_come_back() {
         let server = Server::run("playground")
             .workers(4)
             .env("DRAIN_MS", 2_000)
-            .env("LINGER_MS", 300)
+            .env("LINGER_MS", 1_000)
             .start();
         let running = Load::new(server.addr())
             .clients(CLIENTS)
@@ -290,7 +290,7 @@ fn a_primary_killed_while_connections_come_back() {
         server.signal_to(server.pid(), Signal::SIGKILL);
         let killed = running.clock();
         assert!(
-            poll_for(Duration::from_secs(8), || {
+            poll_for(Duration::from_secs(20), || {
                 server.left().iter().all(|process| process.is_zombie())
             }),
             "left: {:?}",

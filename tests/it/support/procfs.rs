@@ -21,7 +21,12 @@ impl Process {
 
 /// One process; `None` when there is none of this pid.
 pub fn process(pid: u32) -> Option<Process> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let stat = match fs::read_to_string(format!("/proc/{pid}/stat")) {
+        Ok(stat) => stat,
+        // Ended before it was opened, or before it was read.
+        Err(error) if matches!(error.raw_os_error(), Some(2 | 3)) => return None,
+        Err(error) => panic!("what /proc says of {pid} cannot be read: {error}"),
+    };
     // The name stands in brackets and may hold any of them itself.
     let (name, rest) = (stat.find('(')?, stat.rfind(')')?);
     let mut fields = stat[rest + 1..].split_whitespace();

@@ -54,7 +54,7 @@ impl Server {
     pub(super) fn spawn(name: &'static str, command: &mut Command, mark: String) -> Self {
         // What a primary leaves behind becomes a child of this process, and is found.
         nix::sys::prctl::set_child_subreaper(true).unwrap();
-        let mut child = command.spawn().unwrap();
+        let mut child = start(command);
         let output = Output::of([
             Box::new(child.stdout.take().unwrap()),
             Box::new(child.stderr.take().unwrap()),
@@ -330,6 +330,20 @@ impl Drop for Server {
             panic!("{report}");
         }
     }
+}
+
+/// Starts a program. A file that was written just now may be busy for a moment: another test that forks at that time has it open still.
+fn start(command: &mut Command) -> Child {
+    let mut child = None;
+    poll_for(DEADLINE, || match command.spawn() {
+        Ok(started) => {
+            child = Some(started);
+            true
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::ExecutableFileBusy => false,
+        Err(error) => panic!("cannot start {command:?}: {error}"),
+    });
+    child.unwrap()
 }
 
 fn as_pid(pid: u32) -> Pid {

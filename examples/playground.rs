@@ -419,14 +419,15 @@ fn on_message(message: &Message, requests: &AtomicU64) {
 
 fn on_exit(worker: &WorkerHandle, exit: &Exit) {
     println!(
-        "exit worker={} slot={} pid={} status={} in_flight={} open={} after_disconnect={}",
+        "exit worker={} slot={} pid={} status={} in_flight={} open={} after_disconnect={} given_back={}",
         worker.id(),
         worker.slot(),
         worker.pid(),
         in_a_word(exit.status),
         exit.in_flight,
         exit.open_connections,
-        exit.after_disconnect
+        exit.after_disconnect,
+        exit.given_back
     );
     for cut in &exit.cut {
         println!(

@@ -16,6 +16,8 @@ pub struct Exit {
     pub in_flight: u64,
     /// Connections it held when it ended: at most so many clients saw theirs reset. Zero after a graceful end.
     pub open_connections: u64,
+    /// Connections that it gave back, so that another worker goes on with them.
+    pub given_back: u64,
     /// True when the end was asked for (retired, shut down), false when the worker ended by itself or was killed.
     pub after_disconnect: bool,
     /// How many requests were cut because they were not done at the [drain deadline](crate::ClusteredServer::drain_deadline), WebSockets

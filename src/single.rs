@@ -211,6 +211,7 @@ impl Server {
             status: ExitStatus::default(),
             in_flight: 0,
             open_connections: 0,
+            given_back: 0,
             after_disconnect: true,
             requests_cut: cuts.total,
             cut: cuts.oldest,

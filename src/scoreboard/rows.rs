@@ -193,6 +193,10 @@ impl Row {
         self.page.connections.taken.load(Relaxed)
     }
 
+    pub(crate) fn given_back(&self) -> u64 {
+        self.page.connections.given_back.load(Relaxed)
+    }
+
     /// Connections that the worker does not hold any more, closed or given back, or never did: lost on their way.
     pub(crate) fn done_with(&self) -> u64 {
         let Connections {

@@ -264,7 +264,7 @@ async fn drain(
     let deadline = tokio::time::sleep(settings.drain_deadline);
     tokio::pin!(deadline);
     let mut release = worker.row().is_to_release();
-    connections.leave(if release {
+    let mut sleepers = connections.leave_gently(if release {
         Leave::Release
     } else {
         Leave::Close
@@ -279,6 +279,7 @@ async fn drain(
         tokio::select! {
             () = &mut finished => return,
             () = &mut deadline => break,
+            () = sleepers.wake(), if !sleepers.is_empty() => {}
             // The cluster may end while this worker leaves: then nobody takes its connections any more.
             () = tokio::time::sleep(SECOND_LOOK), if release => if !worker.row().is_to_release() {
                 release = false;

@@ -292,6 +292,7 @@ impl Driver {
             status,
             in_flight: handle.row().read().in_flight,
             open_connections,
+            given_back: handle.row().given_back(),
             after_disconnect: handle.is_retired(),
             requests_cut: child.cuts.total,
             cut: child.cuts.oldest,

@@ -6,7 +6,7 @@ use std::{
 };
 
 use crate::{
-    client::{Load, Mode, Outcome, Running, Tally, Wire, sized},
+    client::{Load, Mode, Outcome, Running, Tally, Wire, is_full, sized},
     support::{Server, Signal, TempDir},
 };
 
@@ -27,6 +27,12 @@ pub(crate) fn restart_under(server: &Server, load: Load, restarts: usize) -> Tal
         });
     }
     answers(server, &running);
+    if is_full() {
+        // No mode may pass because it asked little.
+        for tenth in 1..=10 {
+            server.wait_until("100,000 requests", |_| running.done() >= tenth * 10_000);
+        }
+    }
     running.stop()
 }
 
@@ -286,4 +292,68 @@ fn the_number_of_workers_follows_the_signals_and_connections_move_away_from_thos
         "each client needed one connection",
         tally.connections() == CLIENTS,
     );
+}
+
+// The first line of what this crate is for. In full size: a minute, a restart every 1.5 s, every way to ask at once.
+#[test]
+fn a_minute_of_restarts_loses_nothing_however_one_asks() {
+    let directory = TempDir::new();
+    let unix = format!("unix:{}", directory.path("s.sock"));
+    let think = Mode::KeepAlive { think: 5 * MS };
+    let ways: [(&str, &str, Mode, bool); 5] = [
+        ("keep-alive", "127.0.0.1:0", think, false),
+        ("new connections", "127.0.0.1:0", Mode::Fresh, false),
+        (
+            "pipelined",
+            "127.0.0.1:0",
+            Mode::Pipelined { depth: 8 },
+            false,
+        ),
+        ("uploads", "127.0.0.1:0", think, true),
+        ("unix", &unix, think, false),
+    ];
+    std::thread::scope(|scope| {
+        for (way, address, mode, uploads) in ways {
+            scope.spawn(move || {
+                let server = Server::run("playground")
+                    .workers(4)
+                    .env("ADDR", address)
+                    .start();
+                let target = if address.starts_with("unix:") {
+                    address
+                } else {
+                    server.addr()
+                };
+                let mut load = Load::new(target).clients(CLIENTS).mode(mode);
+                if uploads {
+                    load = load.echo(64 * 1024, 2, MS);
+                }
+                let running = load.start();
+                let restarts = sized(40, 2);
+                for _ in 0..restarts {
+                    let next = Instant::now() + sized(1_500, 300) * MS;
+                    let before: BTreeSet<_> = server.worker_pids().into_iter().collect();
+                    answers(&server, &running);
+                    server.signal(Signal::SIGHUP);
+                    server.wait_until("every worker is replaced, and the next second", |server| {
+                        let now: BTreeSet<_> = server.worker_pids().into_iter().collect();
+                        now.len() == 4 && now.is_disjoint(&before) && Instant::now() >= next
+                    });
+                }
+                answers(&server, &running);
+                let tally = running.stop();
+                eprintln!("{way}, {restarts} restarts: {tally}");
+                must_have_lost_nothing(&tally, restarts);
+                match mode {
+                    Mode::KeepAlive { .. } => {
+                        tally.must("first connections", tally.connections() == CLIENTS)
+                    }
+                    Mode::Pipelined { depth } => {
+                        tally.must("first connections", tally.connections() == CLIENTS * depth)
+                    }
+                    _ => {}
+                }
+            });
+        }
+    });
 }

@@ -116,9 +116,11 @@ impl ClusteredServer {
         self
     }
 
-    /// Runs once before any worker starts, in the primary, after its addresses are bound: the place for migrations.
+    /// Runs once a generation, before any worker of it serves: the place for migrations.
     ///
-    /// If it fails, nothing is started and `serve` returns [`Error::Prepare`].
+    /// At the first start in the primary, after its addresses are bound: if it fails, nothing is started and `serve` returns
+    /// [`Error::Prepare`]. At a restart or an upgrade in the first new worker, with the program as it is then: if it fails, that worker
+    /// ends, and the restart is abandoned. After an upgrade the new primary does not run it again.
     pub fn prepare<F>(mut self, prepare: impl FnOnce() -> F + Send + 'static) -> Self
     where
         F: Future<Output = Result<(), BoxError>> + Send + 'static,

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use super::slot::Place;
-use super::worker::Worker;
+use super::worker::{Force, Worker};
 use super::{Milestone, Phase, Policy, State, Supervisor};
 use crate::id::{Generation, Slot, WorkerId};
 
@@ -55,13 +55,17 @@ impl Legacy {
 
 impl Supervisor {
     /// What to leave to a successor; `None` unless all is quiet: every slot has a worker that listens, no restart and no replacement is
-    /// under way or asked for, and nothing is left to do.
+    /// under way or asked for, nobody is being ended by force, and nothing is left to do.
     pub(crate) fn legacy(&self) -> Option<Legacy> {
         let quiet = self.phase == Phase::Running
             && self.actions.is_empty()
             && self.restart.is_none()
             && self.queued_restart.is_none()
-            && self.replacement.is_none();
+            && self.replacement.is_none()
+            && self
+                .workers
+                .values()
+                .all(|worker| worker.force == Force::None);
         let filled = self.places.iter().all(|place| {
             let incumbent = place.incumbent.and_then(|id| self.workers.get(&id));
             incumbent

@@ -57,6 +57,7 @@ enum Step {
     Recycle(usize),
     Beats,
     Restart(u64),
+    Succeed,
     Scale(u32),
     Shutdown,
     ShutdownNow,
@@ -76,6 +77,7 @@ fn step() -> impl Strategy<Value = Step> {
         40 => who().prop_map(Step::Recycle),
         40 => Just(Step::Beats),
         60 => prop_oneof![Just(0), 1..1500_u64].prop_map(Step::Restart),
+        40 => Just(Step::Succeed),
         30 => (0..5_u32).prop_map(Step::Scale),
         6 => Just(Step::Shutdown),
         2 => Just(Step::ShutdownNow),
@@ -160,6 +162,15 @@ impl World {
                 living.into_iter().for_each(|id| self.send(Input::Beat(id)));
             }
             Step::Restart(min_up) => self.send(Input::Restart { min_up: ms(min_up) }),
+            Step::Succeed => {
+                if let Some(legacy) = self.supervisor.legacy() {
+                    let told = serde_json::to_vec(&legacy).unwrap();
+                    let legacy = serde_json::from_slice(&told).unwrap();
+                    let policy = self.supervisor.policy.clone();
+                    self.supervisor = Supervisor::adopt(policy, &legacy, self.now);
+                    self.send(Input::Tick);
+                }
+            }
             Step::Scale(workers) => self.send(Input::Scale(workers)),
             Step::Shutdown => self.send(Input::Shutdown),
             Step::ShutdownNow => self.send(Input::ShutdownNow),

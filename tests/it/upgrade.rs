@@ -109,6 +109,54 @@ fn a_deploy_reaches_workers_and_primary_and_keeps_pid_connections_and_counters()
 }
 
 #[test]
+fn a_crash_in_the_middle_of_a_deploy_respawns_the_right_generation() {
+    let directory = TempDir::new();
+    let program = directory.path("app");
+    build("build one", &program);
+    let server = Server::run("rolling_restart")
+        .program(&program)
+        .workers(2)
+        .start();
+    let addr = server.addr().split(',').next().unwrap().to_owned();
+    let old = server.worker_pids();
+    let every_worker_says = |texts: &[&str]| {
+        let mut said = BTreeSet::new();
+        for _ in 0..8 {
+            let text = body(&mut Conn::open(&addr).unwrap());
+            said.insert(text.split(": ").next().unwrap().to_owned());
+        }
+        said.iter().map(String::as_str).eq(texts.iter().copied())
+    };
+    build("build two", &program);
+    server.signal(Signal::SIGHUP);
+    server.wait_until("the canary listens", |server| {
+        count(server, "worker listening") == 3
+    });
+    // The canary is on trial; the worker of the other slot dies. The old file is not there any more, only held open.
+    server.signal_to(old[1], Signal::SIGKILL);
+    server.wait_until("its replacement listens", |server| {
+        count(server, "worker listening") >= 4
+    });
+    assert!(server.output().contains("worker listening worker=4 slot=1"));
+    assert!(every_worker_says(&["build one", "build two"]));
+    server.wait_for_line("worker listening worker=5 slot=1");
+    // On trial as well: now a new worker dies, and its place is taken by one of its own kind.
+    let new = server.worker_pids();
+    let first = new.iter().find(|&&pid| {
+        server
+            .output()
+            .contains(&format!("worker started worker=3 slot=0 pid={pid}"))
+    });
+    server.signal_to(*first.unwrap(), Signal::SIGKILL);
+    took_over(&server, 1);
+    server.wait_until("both workers are new", |_| {
+        every_worker_says(&["build two"])
+    });
+    assert_eq!(server.lines("build two: prepare").len(), 1);
+    assert_eq!(server.lines("build one: prepare").len(), 1);
+}
+
+#[test]
 fn upgrades_under_load_lose_nothing_and_leave_nothing() {
     let server = Server::run("playground").workers(2).start();
     let upgrades = sized(20, 4);
@@ -133,13 +181,20 @@ fn upgrades_under_load_lose_nothing_and_leave_nothing() {
             let now: BTreeSet<_> = server.worker_pids().into_iter().collect();
             now.len() == 2 && now.is_disjoint(&old)
         });
-        let now = || (server.fds(), threads(server.pid()));
+        let now = || (server.fds(), threads(server.pid()), memory(server.pid()));
         let before = *before.get_or_insert_with(now);
-        server.wait_until("it has as many descriptors and threads as before", |_| {
-            let now = now();
-            now.0 <= before.0 && now.1 <= before.1
-        });
+        server.wait_until(
+            "it has no more descriptors and threads, and hardly more memory",
+            |_| {
+                let now = now();
+                now.0 <= before.0 && now.1 <= before.1 && now.2 <= before.2 + 1024
+            },
+        );
     }
+    let done = moving[0].done();
+    server.wait_until("the last generation answers", |_| {
+        moving[0].done() > done + 30
+    });
     let [kept, new] = moving.map(crate::client::Running::stop);
     kept.must_be_perfect();
     new.must_be_perfect();
@@ -148,6 +203,19 @@ fn upgrades_under_load_lose_nothing_and_leave_nothing() {
         "every generation answered",
         kept.generations().len() == upgrades + 1,
     );
+}
+
+/// Of its own, in KiB.
+fn memory(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("RssAnon:"));
+    line.unwrap()
+        .trim()
+        .trim_end_matches(" kB")
+        .parse()
+        .unwrap()
 }
 
 fn threads(pid: u32) -> usize {

@@ -61,7 +61,10 @@ impl Connections {
     ///
     /// HTTP/2 connections get GOAWAY; one that has no stream for `linger` after it is cut.
     pub(crate) fn leave(&self, leave: Leave) {
-        self.leave_gently(leave).wake_all();
+        self.0.left_at.store(self.0.clock.now(), Relaxed);
+        for link in self.0.registry.order(leave.into()) {
+            link.wake();
+        }
         if self.0.timeouts.linger.is_zero() {
             // Without waiting for the reaper's turn.
             for link in self.0.registry.order_late(self.0.clock.now()) {
@@ -70,11 +73,11 @@ impl Connections {
         }
     }
 
-    /// As [`leave`](Self::leave), but connections that are idle hear of it only when the [`Sleepers`] are woken, or with their next
-    /// request.
-    pub(crate) fn leave_gently(&self, leave: Leave) -> Sleepers {
+    /// As [`leave`](Self::leave) with [`Leave::Release`], but connections that are idle hear of it only when the [`Sleepers`] are woken,
+    /// or with their next request.
+    pub(crate) fn release(&self) -> Sleepers {
         self.0.left_at.store(self.0.clock.now(), Relaxed);
-        let links = self.0.registry.order(leave.into());
+        let links = self.0.registry.order(Leave::Release.into());
         let (asleep, awake): (Vec<_>, Vec<_>) = links.into_iter().partition(|link| link.may_move());
         awake.iter().for_each(|link| link.wake());
         Sleepers(asleep)
@@ -143,7 +146,7 @@ impl Connections {
 }
 
 /// Idle connections that have been given an order.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 #[must_use = "they sleep until they are woken"]
 pub(crate) struct Sleepers(Vec<Arc<Link>>);
 
@@ -169,10 +172,6 @@ impl Sleepers {
     /// Wakes all of them.
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
-    }
-
-    fn wake_all(self) {
-        self.0.iter().for_each(|link| link.wake());
     }
 }
 

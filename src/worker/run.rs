@@ -264,11 +264,12 @@ async fn drain(
     let deadline = tokio::time::sleep(settings.drain_deadline);
     tokio::pin!(deadline);
     let mut release = worker.row().is_to_release();
-    let mut sleepers = connections.leave_gently(if release {
-        Leave::Release
+    let mut sleepers = Default::default();
+    if release {
+        sleepers = connections.release();
     } else {
-        Leave::Close
-    });
+        connections.leave(Leave::Close);
+    }
     worker.leave();
     let finished = async {
         all_done.recv().await;

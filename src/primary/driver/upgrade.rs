@@ -4,7 +4,7 @@ use std::{
     convert::Infallible,
     io,
     os::fd::AsFd,
-    path::PathBuf,
+    path::{Path, PathBuf},
     rc::Rc,
     time::{Duration, Instant},
 };
@@ -48,14 +48,16 @@ pub(super) struct Upgrade {
     /// For the restart that runs, and for the one after it.
     orders: [Ordered; 2],
     due: Option<Due>,
-    /// The program's path before an upgrade named another.
-    program: Option<PathBuf>,
+    /// The program's path before the restart that runs, if that is for an upgrade that named another.
+    before: Option<PathBuf>,
 }
 
 #[derive(Debug, Default)]
 struct Ordered {
     /// Even if the program is the one that runs.
     forced: bool,
+    /// Where the program stands from then on.
+    program: Option<PathBuf>,
     askers: Vec<Asker>,
 }
 
@@ -100,15 +102,30 @@ impl From<io::Error> for Remains {
 impl Driver {
     /// Begins an upgrade: a restart that is followed by the execution, whatever the program is.
     pub(super) fn upgrade(&mut self, program: Option<PathBuf>, asked: Option<Asker>) {
-        if let Some(program) = program {
-            let before = std::mem::replace(&mut self.images.program, program);
-            self.upgrade.program.get_or_insert(before);
-        }
         let running = self.supervisor.restarting().is_some();
         let order = &mut self.upgrade.orders[usize::from(running)];
         order.forced = true;
+        order.program = program.or(order.program.take());
         order.askers.extend(asked);
+        if !running {
+            self.take_program();
+        }
         self.restart(None);
+    }
+
+    /// From now on generations are of the program that the order names. A restart that runs keeps its own, whatever is asked for meanwhile.
+    fn take_program(&mut self) {
+        if let Some(program) = self.upgrade.orders[0].program.take() {
+            let before = std::mem::replace(&mut self.images.program, program);
+            self.upgrade.before.get_or_insert(before);
+        }
+    }
+
+    /// Where the program stands that the next restart brings.
+    pub(super) fn next_program(&self) -> &Path {
+        let [now, next] = &self.upgrade.orders;
+        let named = next.program.as_ref().or(now.program.as_ref());
+        named.unwrap_or(&self.images.program)
     }
 
     /// Whether the execution follows the restart that brings this generation.
@@ -123,7 +140,8 @@ impl Driver {
     pub(super) fn rolled(&mut self, generation: Generation) {
         let follows = self.is_upgrade(generation);
         let order = self.next_order();
-        self.upgrade.program = None;
+        self.upgrade.before = None;
+        self.take_program();
         let (mut forced, mut askers) = (order.forced, order.askers);
         if let Some(before) = self.upgrade.due.take() {
             forced |= before.forced;
@@ -176,9 +194,10 @@ impl Driver {
     pub(super) fn not_rolled(&mut self) -> Vec<Asker> {
         let order = self.next_order();
         self.incoming.clear();
-        if let Some(program) = self.upgrade.program.take() {
-            self.images.program = program;
+        if let Some(before) = self.upgrade.before.take() {
+            self.images.program = before;
         }
+        self.take_program();
         order.askers
     }
 

@@ -42,6 +42,8 @@
 //! | `CHILD=cat\|early\|label` | above `serve` each process runs a child with its own standard input: `cat` (`early`: before the first call into the crate), or this program again, which says what it is in a cluster |
 //! | `GREET=TEXT` | the primary sends TEXT to each worker as soon as it is forked; workers begin to listen to messages late |
 //! | `HOOK=panic\|sleep:MS` | the hooks `on_online` and `on_message` panic; or `on_message` sleeps |
+//! | `UPGRADE_MS` | the hook `on_upgrade` sleeps that long |
+//! | `CHDIR=PATH` | the primary goes there once it listens |
 //! | `READINESS=print` | the primary prints `cluster ready: true` or `false` whenever that changes |
 //! | `AFTER=sleep` | a worker's `main` goes on after `serve` |
 
@@ -362,8 +364,16 @@ fn watched(server: ClusteredServer) -> Result<ClusteredServer, String> {
     let counted = requests.clone();
     let greeting = env::var("GREET").ok();
     let trouble = Trouble::asked_for()?;
+    let upgrade = Duration::from_millis(number("UPGRADE_MS")?.unwrap_or(0));
     Ok(server
+        .on_upgrade(move || {
+            Trouble::Sleep(upgrade).make();
+            Vec::new()
+        })
         .on_ready(|primary| {
+            if let Some(path) = env::var_os("CHDIR") {
+                env::set_current_dir(path).unwrap_or_else(|error| println!("error: {error}"));
+            }
             let addrs: Vec<_> = primary
                 .local_addrs()
                 .iter()
@@ -528,6 +538,7 @@ impl Trouble {
         match self {
             Self::None => {}
             Self::Panic => panic!("a hook was asked to panic"),
+            Self::Sleep(Duration::ZERO) => {}
             Self::Sleep(time) => {
                 println!("a hook sleeps");
                 sleep(time);

@@ -140,6 +140,8 @@ async fn begin_primary(server: ClusteredServer, mut estate: Option<Estate>) -> R
         variable("AXUM_CLUSTER_WORKERS").as_deref(),
         variable("AXUM_CLUSTER_SCHEDULING").as_deref(),
     )?;
+    // Looked for again at each restart, when the working directory may be another.
+    let program = program.map(|path| std::path::absolute(&path).unwrap_or(path));
     let image = match &program {
         Some(path) => Image::open(path)?,
         None => Image::running()?,

@@ -41,6 +41,8 @@ pub(crate) enum Event {
     Error(Error),
     /// Log files are to be opened anew.
     Reopen,
+    /// Answered when hooks have come so far.
+    CatchUp(oneshot::Sender<()>),
     /// Another program follows this one: after this no hook is called, unless it does not come to that. Answered with what is left to it.
     Upgrade(oneshot::Sender<Vec<u8>>),
     StandStill(Stand),
@@ -182,6 +184,9 @@ impl Hooks {
                 if let Some(hook) = &mut self.reopen {
                     guard(primary, "on_reopen", hook);
                 }
+            }
+            Event::CatchUp(reply) => {
+                let _ = reply.send(());
             }
             Event::Upgrade(reply) => {
                 let mut left = Vec::new();

@@ -131,11 +131,11 @@ impl Images {
         }
     }
 
-    /// Whether this generation runs what stands at the path.
-    pub(crate) fn is_current(&self, generation: Generation) -> bool {
+    /// Whether this generation runs what stands at this path.
+    pub(crate) fn is_current(&self, generation: Generation, path: &Path) -> bool {
         self.by_generation
             .get(&generation)
-            .is_some_and(|image| image.is_current(&self.program))
+            .is_some_and(|image| image.is_current(path))
     }
 }
 

@@ -25,7 +25,7 @@ use crate::{
     error::Error,
     event::Cuts,
     frame::{Frame, Kind, WIRE_VERSION, decode_cuts, frames},
-    id::WorkerId,
+    id::{Generation, WorkerId},
     ipc::{
         channel::{Buffer, Channel, Consumption, MAX_FDS, Receipt, Received},
         intake::IntakeSender,
@@ -47,6 +47,8 @@ pub(super) enum Seen {
     Listening(WorkerId, Asked),
     /// An address that the program of this worker will need, or why it cannot be had.
     Bound(WorkerId, Result<Bound, String>),
+    /// Hooks have come to what happened before an upgrade to this generation was due; or they have not, in time.
+    CaughtUp(Generation, bool),
     /// What it had to cut at its drain deadline.
     Cut(WorkerId, Cuts),
     Exited(WorkerId, ExitStatus),

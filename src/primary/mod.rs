@@ -270,6 +270,7 @@ impl Primary {
     ///
     /// Of the ticket: [`Upgrade`](Error::Upgrade) when it was given up, [`Gone`](Error::Gone) when the cluster ends first.
     pub fn upgrade(&self, program: Option<PathBuf>) -> Ticket<Result<()>> {
+        let program = program.map(|path| std::path::absolute(&path).unwrap_or(path));
         self.command(|done| Command::Upgrade(program, done))
     }
 

@@ -11,6 +11,7 @@ use std::{
 };
 
 use nix::sys::signal::SigSet;
+use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -195,8 +196,22 @@ pub(super) fn execute(
     // A duplicate, because descriptor 0 itself makes room for the parcel.
     let stdin = rustix::io::fcntl_dupfd_cloexec(io::stdin().as_fd(), 3)?;
     let parcel = parcel::pack(stdin.as_fd(), &description, inheritance, fds)?;
-    rustix::stdio::dup2_stdin(&parcel)?;
-    let failed = nix::unistd::execve(&program, &args, &environment);
+    let back = enter(origin.directory.as_deref());
+    let failed = rustix::stdio::dup2_stdin(&parcel)
+        .map_err(io::Error::from)
+        .and_then(|()| nix::unistd::execve(&program, &args, &environment).map_err(io::Error::from));
     rustix::stdio::dup2_stdin(&stdin)?;
-    failed.map_err(io::Error::from)
+    if let Some(back) = back {
+        rustix::process::fchdir(back)?;
+    }
+    failed
+}
+
+/// Goes to where workers are started, since that is where the program has been tried; returns the way back.
+fn enter(directory: Option<&OsStr>) -> Option<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let back = rustix::fs::open(".", flags, Mode::empty()).ok()?;
+    // One that is not there any more is not there for workers either: they start where this process is.
+    rustix::process::chdir(directory?).ok()?;
+    Some(back)
 }

@@ -8,6 +8,7 @@
 )]
 
 #[allow(dead_code, reason = "a client has more ways to ask than tests use")]
+mod attacks;
 mod client;
 mod support;
 

@@ -207,6 +207,10 @@ impl Dispatch {
         }
     }
 
+    pub(super) fn is_held(&self) -> bool {
+        self.held
+    }
+
     /// Takes a worker out of the choice. Its intake can be ended from here on: nothing more will be sent.
     pub(super) fn retire(&mut self, id: WorkerId) {
         self.flush();

@@ -349,6 +349,7 @@ impl Driver {
                 self.bound_for_successor(id, bound);
                 self.listening(id);
             }
+            Seen::CaughtUp(generation, in_time) => self.caught_up(generation, in_time),
             Seen::Cut(id, cuts) => self.cut(id, cuts),
             Seen::Exited(id, status) => self.exited(id, status),
         }

@@ -8,7 +8,8 @@ use crate::{primary::memory, recycling::Sighting, supervisor::Input};
 impl Driver {
     /// Looks at every worker that serves, the oldest first.
     pub(super) fn recycle(&mut self, now: Instant) {
-        if !self.recycling.is_on() || self.ending.is_some() {
+        // An upgrade waits for a moment without replacements; workers that are recycled all the time must not put it off for ever.
+        if !self.recycling.is_on() || self.ending.is_some() || self.upgrade_is_due() {
             return;
         }
         let mut due = Vec::new();

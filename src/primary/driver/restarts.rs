@@ -84,7 +84,8 @@ impl Driver {
         let running = self.supervisor.restarting().is_some();
         self.restarts[usize::from(running)].extend(asked);
         // A program that is new has to show that it stays up.
-        let min_up = if self.images.is_current(self.supervisor.generation()) {
+        let (generation, program) = (self.supervisor.generation(), self.next_program());
+        let min_up = if self.images.is_current(generation, program) {
             Duration::ZERO
         } else {
             TRIAL

@@ -4,7 +4,8 @@ use std::{
     convert::Infallible,
     io,
     os::fd::AsFd,
-    path::PathBuf,
+    path::{Path, PathBuf},
+    rc::Rc,
     time::{Duration, Instant},
 };
 
@@ -25,6 +26,7 @@ use crate::{
     primary::{
         Command,
         hooks::{Event, Stand},
+        image::Image,
         link::Seen,
         succession::{self, Description, Ends, KeptListener, KeptWorker},
     },
@@ -32,7 +34,7 @@ use crate::{
     sockets::Listener,
 };
 
-/// The longest that hooks and messages under way may hold up the execution. Workers serve on meanwhile.
+/// The longest that hooks and messages under way may hold up the execution. Clients are served on meanwhile, new ones too.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How often it is looked whether what is under way has arrived.
@@ -45,17 +47,34 @@ type Asker = oneshot::Sender<Result<()>>;
 pub(super) struct Upgrade {
     /// For the restart that runs, and for the one after it.
     orders: [Ordered; 2],
-    /// Every worker runs this generation; who asked for it waits.
-    due: Option<(Generation, Vec<Asker>)>,
-    /// The program's path before an upgrade named another.
-    program: Option<PathBuf>,
+    due: Option<Due>,
+    /// The program's path before the restart that runs, if that is for an upgrade that named another.
+    before: Option<PathBuf>,
 }
 
 #[derive(Debug, Default)]
 struct Ordered {
     /// Even if the program is the one that runs.
     forced: bool,
+    /// Where the program stands from then on.
+    program: Option<PathBuf>,
     askers: Vec<Asker>,
+}
+
+/// Every worker runs a generation that this process is to follow.
+#[derive(Debug)]
+struct Due {
+    generation: Generation,
+    /// Held, whatever becomes of the generation meanwhile.
+    image: Rc<Image>,
+    /// Even if the program is the one that runs.
+    forced: bool,
+    /// Those wait who asked for it.
+    askers: Vec<Asker>,
+    /// Hooks have come to what happened before it was due.
+    caught_up: bool,
+    /// It has been tried since then, and was put off again and again.
+    tried: Option<Instant>,
 }
 
 /// Where news comes from while the loop itself stands.
@@ -83,44 +102,102 @@ impl From<io::Error> for Remains {
 impl Driver {
     /// Begins an upgrade: a restart that is followed by the execution, whatever the program is.
     pub(super) fn upgrade(&mut self, program: Option<PathBuf>, asked: Option<Asker>) {
-        if let Some(program) = program {
-            let before = std::mem::replace(&mut self.images.program, program);
-            self.upgrade.program.get_or_insert(before);
-        }
         let running = self.supervisor.restarting().is_some();
         let order = &mut self.upgrade.orders[usize::from(running)];
         order.forced = true;
+        order.program = program.or(order.program.take());
         order.askers.extend(asked);
+        if !running {
+            self.take_program();
+        }
         self.restart(None);
+    }
+
+    /// From now on generations are of the program that the order names. A restart that runs keeps its own, whatever is asked for meanwhile.
+    fn take_program(&mut self) {
+        if let Some(program) = self.upgrade.orders[0].program.take() {
+            let before = std::mem::replace(&mut self.images.program, program);
+            self.upgrade.before.get_or_insert(before);
+        }
+    }
+
+    /// Where the program stands that the next restart brings.
+    pub(super) fn next_program(&self) -> &Path {
+        let [now, next] = &self.upgrade.orders;
+        let named = next.program.as_ref().or(now.program.as_ref());
+        named.unwrap_or(&self.images.program)
     }
 
     /// Whether the execution follows the restart that brings this generation.
     fn is_upgrade(&self, generation: Generation) -> bool {
-        let forced = self.upgrade.orders[0].forced && self.images.own.is_some();
-        forced || self.images.is_new(generation)
+        // What was asked for before this restart began, and has not come to pass, still is to.
+        let due = self.upgrade.due.as_ref().is_some_and(|due| due.forced);
+        let forced = self.upgrade.orders[0].forced || due;
+        (forced && self.images.own.is_some()) || self.images.is_new(generation)
     }
 
-    /// Every worker runs this generation.
+    /// Every worker runs this generation, and none runs what was due before: that must not be executed any more.
     pub(super) fn rolled(&mut self, generation: Generation) {
         let follows = self.is_upgrade(generation);
         let order = self.next_order();
-        self.upgrade.program = None;
-        if follows {
-            let askers = self.upgrade.due.take().map(|(_, askers)| askers);
-            let askers = askers.into_iter().flatten().chain(order.askers).collect();
-            self.upgrade.due = Some((generation, askers));
-        } else {
-            answer(order.askers, || Ok(()));
+        self.upgrade.before = None;
+        self.take_program();
+        let (mut forced, mut askers) = (order.forced, order.askers);
+        if let Some(before) = self.upgrade.due.take() {
+            forced |= before.forced;
+            askers.extend(before.askers);
         }
+        let image = self.images.by_generation.get(&generation);
+        let Some(image) = image.filter(|_| follows).cloned() else {
+            return answer(askers, || Ok(()));
+        };
+        self.upgrade.due = Some(Due {
+            generation,
+            image,
+            forced,
+            askers,
+            caught_up: false,
+            tried: None,
+        });
+        self.catch_up(generation);
+    }
+
+    /// Lets hooks come to what has happened so far, while everything goes on.
+    fn catch_up(&self, generation: Generation) {
+        let (reply, reached) = oneshot::channel();
+        self.events.send(Event::CatchUp(reply));
+        let seen = self.seen.clone();
+        spawn_local(async move {
+            let reached = tokio::time::timeout(PATIENCE, reached).await;
+            let _ = seen.send(Seen::CaughtUp(generation, matches!(reached, Ok(Ok(())))));
+        });
+    }
+
+    pub(super) fn caught_up(&mut self, generation: Generation, in_time: bool) {
+        let due = self.upgrade.due.as_mut();
+        let Some(due) = due.filter(|due| due.generation == generation) else {
+            return;
+        };
+        if in_time {
+            due.caught_up = true;
+        } else {
+            self.give_up(HOOKS_SLOW);
+        }
+    }
+
+    /// Whether the execution is due, whatever it still waits for.
+    pub(super) fn upgrade_is_due(&self) -> bool {
+        self.upgrade.due.is_some()
     }
 
     /// The restart was abandoned, and with it what was to follow; says who asked for that.
     pub(super) fn not_rolled(&mut self) -> Vec<Asker> {
         let order = self.next_order();
         self.incoming.clear();
-        if let Some(program) = self.upgrade.program.take() {
-            self.images.program = program;
+        if let Some(before) = self.upgrade.before.take() {
+            self.images.program = before;
         }
+        self.take_program();
         order.askers
     }
 
@@ -202,7 +279,10 @@ impl Driver {
             return;
         };
         child.binding = child.binding.saturating_sub(1);
+        let generation = child.handle.generation();
         match bound {
+            // One that comes after the restart was abandoned is closed again.
+            Ok(_) if !self.is_rolling(generation) => {}
             Ok(bound) => self.incoming.push(bound),
             Err(cause) => self.refuse(id, cause),
         }
@@ -210,13 +290,13 @@ impl Driver {
 
     /// Whether the execution is due and nothing stands in its way.
     pub(super) fn is_to_upgrade(&self) -> bool {
-        self.upgrade.due.is_some() && self.ending.is_none() && self.supervisor.legacy().is_some()
+        let caught_up = self.upgrade.due.as_ref().is_some_and(|due| due.caught_up);
+        caught_up && self.ending.is_none() && self.supervisor.legacy().is_some()
     }
 
     /// Executes the new program in this process. Returns when that was put off or has failed: then everything is as before.
     pub(super) async fn try_upgrade(&mut self, news: &mut News<'_>) {
         self.gate.close();
-        self.dispatch.borrow_mut().hold(true);
         let Err(remains) = self.prepare_and_execute(news).await;
         self.gate.open();
         self.dispatch.borrow_mut().hold(false);
@@ -224,13 +304,24 @@ impl Driver {
             Remains::Later => {}
             Remains::Order(order) => self.obey(order),
             Remains::Command(command) => self.command(command),
-            Remains::Failed(cause) => {
-                tracing::error!("upgrade given up, this program goes on: {cause}");
-                self.events.send(Event::Error(given_up(&cause)));
-                if let Some((_, askers)) = self.upgrade.due.take() {
-                    answer(askers, || Err(given_up(&cause)));
-                }
-            }
+            Remains::Failed(cause) => self.give_up(&cause),
+        }
+        if !self.is_to_upgrade()
+            && let Some(due) = &mut self.upgrade.due
+        {
+            due.tried = None;
+        }
+    }
+
+    fn give_up(&mut self, cause: &str) {
+        tracing::error!("upgrade given up, this program goes on: {cause}");
+        self.events.send(Event::Error(given_up(cause)));
+        if let Some(due) = self.upgrade.due.take() {
+            answer(due.askers, || Err(given_up(cause)));
+        }
+        if self.supervisor.restarting().is_none() {
+            // Nobody would ever accept there; clients are better refused.
+            self.incoming.clear();
         }
     }
 
@@ -242,17 +333,35 @@ impl Driver {
         if self.carry_out() || !self.is_to_upgrade() {
             return Err(Remains::Later);
         }
-        let patience = Instant::now() + PATIENCE;
-        // Behind every event so far: when it is answered, hooks have seen all of them and see no more.
-        let (reply, inheritance) = oneshot::channel();
-        self.events.send(Event::Upgrade(reply));
-        let inheritance = tokio::select! {
-            biased;
-            order = news.signals.next() => return Err(Remains::Order(order)),
-            inheritance = inheritance => inheritance.map_err(|_| Remains::Failed(HOOKS_GONE.to_owned()))?,
-            () = tokio::time::sleep_until(patience.into()) => return Err(Remains::Failed(HOOKS_SLOW.to_owned())),
+        let Some(due) = &mut self.upgrade.due else {
+            return Err(Remains::Later);
         };
-        self.settle(news, patience).await?;
+        let patience = *due.tried.get_or_insert_with(Instant::now) + PATIENCE;
+        // Behind every event so far: when it is answered, hooks have seen all of them and see no more.
+        let (reply, mut inheritance) = oneshot::channel();
+        self.events.send(Event::Upgrade(reply));
+        let inheritance = loop {
+            tokio::select! {
+                biased;
+                order = news.signals.next() => return Err(Remains::Order(order)),
+                inheritance = &mut inheritance => break inheritance.map_err(|_| Remains::Failed(HOOKS_GONE.to_owned()))?,
+                () = tokio::time::sleep_until(patience.into()) => return Err(Remains::Failed(HOOKS_SLOW.to_owned())),
+                // Nobody else looks after connections that a worker does not take.
+                () = tokio::time::sleep(super::TICK) => self.dispatch.borrow_mut().tick(Instant::now()),
+            }
+        };
+        loop {
+            self.settle(news, patience).await?;
+            self.execute_if_settled(news, &inheritance).await?;
+        }
+    }
+
+    /// Returns when something came between after all.
+    async fn execute_if_settled(
+        &mut self,
+        news: &mut News<'_>,
+        inheritance: &[u8],
+    ) -> Result<(), Remains> {
         // Dropped when this returns: then the thread goes on.
         let _standing = self.stand_still().await;
         let blocked = Blocked(signals::block_all()?);
@@ -269,30 +378,44 @@ impl Driver {
         while let Ok(seen) = news.sightings.try_recv() {
             self.saw(seen);
         }
-        if self.carry_out() || !self.is_to_upgrade() || !self.is_settled() {
+        if self.carry_out() || !self.is_to_upgrade() {
             return Err(Remains::Later);
         }
-        self.execute(&inheritance, &blocked.0)
+        if !self.is_settled() {
+            return Ok(());
+        }
+        match self.execute(inheritance, &blocked.0)? {}
     }
 
     /// Waits until nothing of this program's is under way: no message, no connection.
     async fn settle(&mut self, news: &mut News<'_>, patience: Instant) -> Result<(), Remains> {
-        while !self.is_settled() {
+        loop {
+            // A channel that is not read must not keep clients waiting, so that nothing is accepted only once all messages have gone.
+            let sent = self.is_all_sent();
+            if sent != self.dispatch.borrow().is_held() {
+                self.dispatch.borrow_mut().hold(sent);
+            }
+            if self.is_settled() {
+                return Ok(());
+            }
             if Instant::now() >= patience {
                 return Err(Remains::Failed(UNSETTLED.to_owned()));
             }
             tokio::select! {
                 biased;
                 order = news.signals.next() => return Err(Remains::Order(order)),
-                () = tokio::time::sleep(LOOK) => {}
+                () = tokio::time::sleep(LOOK) => self.dispatch.borrow_mut().tick(Instant::now()),
             }
         }
-        Ok(())
     }
 
     fn is_settled(&self) -> bool {
+        self.is_all_sent() && self.dispatch.borrow().waiting() == 0
+    }
+
+    fn is_all_sent(&self) -> bool {
         let mut outboxes = self.children.values().map(|child| child.handle.outbox());
-        self.dispatch.borrow().waiting() == 0 && outboxes.all(|outbox| outbox.settled().is_some())
+        outboxes.all(|outbox| outbox.settled().is_some())
     }
 
     /// Has the program's own thread block its signals and wait, so that none is delivered there and lost.
@@ -306,15 +429,10 @@ impl Driver {
     }
 
     fn execute(&self, inheritance: &[u8], blocked: &SigSet) -> Result<Infallible, Remains> {
-        let Some((generation, _)) = self.upgrade.due else {
+        let (Some(legacy), Some(due)) = (self.supervisor.legacy(), &self.upgrade.due) else {
             return Err(Remains::Later);
         };
-        let (Some(legacy), Some(image)) = (
-            self.supervisor.legacy(),
-            self.images.by_generation.get(&generation),
-        ) else {
-            return Err(Remains::Later);
-        };
+        let (generation, image) = (due.generation, &due.image);
         let (mut listeners, mut fds) = (Vec::new(), Vec::new());
         let here = self.acceptors.iter().map(|(acceptor, _)| {
             let name = acceptor.name.clone();

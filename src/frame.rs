@@ -153,6 +153,8 @@ pub(crate) enum Frame<'a> {
     Reopen,
     /// Primary: requests up to this number that are not answered yet never will be; another program goes on there.
     NoReplies(u64),
+    /// Primary: accept at these sockets yourself (JSON: number and app of each, with the sockets in a datagram of its own).
+    Accept(&'a [u8]),
 }
 
 impl<'a> Frame<'a> {
@@ -171,6 +173,7 @@ impl<'a> Frame<'a> {
             Self::Cut(_) => 11,
             Self::Reopen => 12,
             Self::NoReplies(_) => 13,
+            Self::Accept(_) => 14,
         }
     }
 
@@ -189,6 +192,7 @@ impl<'a> Frame<'a> {
             (11, _) => Ok(Self::Cut(payload)),
             (12, []) => Ok(Self::Reopen),
             (13, _) => long_number(payload).map(Self::NoReplies),
+            (14, _) => Ok(Self::Accept(payload)),
             _ => Err(Malformed),
         }
     }
@@ -202,6 +206,7 @@ impl<'a> Frame<'a> {
                 | Self::Listening(bytes)
                 | Self::Message(bytes)
                 | Self::Notices(bytes)
+                | Self::Accept(bytes)
                 | Self::Cut(bytes) => bytes.len(),
                 Self::Letter(letter) => letter.size(),
                 Self::NoReply(_) | Self::NoReplies(_) => 8,
@@ -237,6 +242,7 @@ impl<'a> Frame<'a> {
             | Self::Listening(bytes)
             | Self::Message(bytes)
             | Self::Notices(bytes)
+            | Self::Accept(bytes)
             | Self::Cut(bytes) => datagram.extend_from_slice(bytes),
             Self::Letter(letter) => letter.encode(datagram),
             Self::NoReply(n) | Self::NoReplies(n) => {

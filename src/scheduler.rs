@@ -41,7 +41,8 @@ type Rank = (u64, u64, WorkerId);
 impl Scheduler {
     pub(crate) fn new(scheduling: Scheduling) -> Self {
         let choice = match scheduling {
-            Scheduling::RoundRobin => Choice::RoundRobin(Ring::default()),
+            // What workers do not accept themselves is the rare rest.
+            Scheduling::RoundRobin | Scheduling::Shared => Choice::RoundRobin(Ring::default()),
             Scheduling::LeastConnections => Choice::LeastConnections {
                 queue: BTreeSet::new(),
                 picks: 0,

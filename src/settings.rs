@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 /// Who gets a new connection.
 ///
 /// Set with [`ClusteredServer::scheduling`](crate::ClusteredServer::scheduling); the environment variable
-/// `AXUM_CLUSTER_SCHEDULING` (`round-robin`, `least-connections`, `ip-hash`) overrides it.
+/// `AXUM_CLUSTER_SCHEDULING` (`round-robin`, `least-connections`, `ip-hash`, `shared`) overrides it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Scheduling {
@@ -20,6 +20,11 @@ pub enum Scheduling {
     LeastConnections,
     /// The same client address goes to the same worker as long as that worker lives.
     IpHash,
+    /// Workers accept themselves, and the kernel chooses which (Node's `SCHED_NONE`, without its herd: a connection wakes one worker).
+    ///
+    /// The cheapest way to a worker: no other process touches the connection. Even over time, by a queue of the workers that wait; not
+    /// exact. A worker that is busy takes fewer. What is given back in a restart, or for balance, still goes through the primary.
+    Shared,
 }
 
 impl Scheduling {
@@ -29,10 +34,11 @@ impl Scheduling {
             "round-robin" => Ok(Self::RoundRobin),
             "least-connections" => Ok(Self::LeastConnections),
             "ip-hash" => Ok(Self::IpHash),
+            "shared" => Ok(Self::Shared),
             _ => Err(Error::Setting {
                 name: "AXUM_CLUSTER_SCHEDULING",
                 value: value.to_owned(),
-                expected: "`round-robin`, `least-connections` or `ip-hash`",
+                expected: "`round-robin`, `least-connections`, `ip-hash` or `shared`",
             }),
         }
     }
@@ -141,7 +147,10 @@ mod tests {
         let error = Settings::default()
             .overridden(None, Some("rr"))
             .unwrap_err();
-        assert!(error.to_string().contains("round-robin"), "{error}");
+        for value in ["round-robin", "least-connections", "ip-hash", "shared"] {
+            assert!(error.to_string().contains(value), "{error}");
+            assert!(Scheduling::parse(value).is_ok(), "{value}");
+        }
         for bad in ["", "-1", "many", "99999"] {
             assert!(
                 Settings::default().overridden(Some(bad), None).is_err(),

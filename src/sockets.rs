@@ -228,6 +228,15 @@ pub(crate) fn accept(listener: impl AsFd) -> io::Result<(OwnedFd, Option<SocketA
     Ok((fd, peer.and_then(|peer| peer.try_into().ok())))
 }
 
+/// Whether descriptors or memory are used up: the connection waits on, and so must who accepts.
+pub(crate) fn is_shortage(error: &io::Error) -> bool {
+    use nix::errno::Errno;
+    matches!(
+        error.raw_os_error().map(Errno::from_raw),
+        Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM)
+    )
+}
+
 /// A connection in a worker, registered with the worker's runtime.
 #[derive(Debug)]
 pub(crate) enum Stream {

@@ -72,6 +72,7 @@ fn bench(arguments: &[OsString]) -> Result<()> {
     };
     let programs = Programs {
         hello: options.server.clone(),
+        other: options.other.clone(),
         examples: examples(options.server.is_none())?,
         node: node_version().is_some(),
     };
@@ -80,7 +81,7 @@ fn bench(arguments: &[OsString]) -> Result<()> {
         return Err(format!("there is no program for {hello:?}").into());
     }
     print_machine(&options);
-    for workload in workloads::all(&programs) {
+    for workload in workloads::all(&programs, &options.servers) {
         if options.wants(workload.key) {
             rounds::measure(&workload, &programs, &options)?;
         }

@@ -15,7 +15,9 @@ cargo bench --bench ratios -- [options]
   --seconds S        length of one measurement (2)
   --connections N    connections of the client at the same time (64)
   --boots N          starts measured by `boot` (20)
-  --server PATH      a program in place of the example `hello`";
+  --server PATH      a program in place of the example `hello`
+  --other PATH       another build of `hello`, measured beside it
+  --servers TEXT     only servers with this in their names; several with semicolons";
 
 /// What was asked for.
 #[derive(Debug)]
@@ -25,6 +27,8 @@ pub(crate) struct Options {
     pub(crate) connections: usize,
     pub(crate) boots: usize,
     pub(crate) server: Option<PathBuf>,
+    pub(crate) other: Option<PathBuf>,
+    pub(crate) servers: Vec<String>,
     only: Vec<String>,
 }
 
@@ -37,6 +41,8 @@ impl Options {
             connections: 64,
             boots: 20,
             server: None,
+            other: None,
+            servers: Vec::new(),
             only: Vec::new(),
         };
         if arguments.is_empty() {
@@ -61,6 +67,10 @@ impl Options {
                 "--connections" => options.connections = value()?.parse()?,
                 "--boots" => options.boots = value()?.parse()?,
                 "--server" => options.server = Some(std::path::absolute(value()?)?),
+                "--other" => options.other = Some(std::path::absolute(value()?)?),
+                "--servers" => options
+                    .servers
+                    .extend(value()?.split(';').map(str::to_owned)),
                 "--only" => options.only.extend(value()?.split(',').map(str::to_owned)),
                 _ => return Err(format!("unknown argument {argument}\n\n{USAGE}").into()),
             }

@@ -18,6 +18,8 @@ pub(crate) struct Programs {
     pub(crate) examples: PathBuf,
     /// What runs in place of `hello`.
     pub(crate) hello: Option<PathBuf>,
+    /// Another build of `hello`, measured beside it.
+    pub(crate) other: Option<PathBuf>,
     /// Is there a `node` on PATH?
     pub(crate) node: bool,
 }
@@ -25,6 +27,7 @@ pub(crate) struct Programs {
 impl Programs {
     pub(crate) fn has(&self, program: &Program) -> bool {
         match program {
+            Program::Example { name: OTHER, .. } => self.other.is_some(),
             Program::Example { name, .. } => self.example(name).exists(),
             Program::Peer(_) => true,
             Program::Node { .. } => self.node,
@@ -34,10 +37,14 @@ impl Programs {
     fn example(&self, name: &str) -> PathBuf {
         match &self.hello {
             Some(program) if name == "hello" => program.clone(),
+            _ if name == OTHER => self.other.clone().unwrap_or_default(),
             _ => self.examples.join(name),
         }
     }
 }
+
+/// What stands for another build of `hello`.
+pub(crate) const OTHER: &str = "hello, the other build";
 
 /// How to start a server, and what it looks like once it stands.
 #[derive(Clone, Debug)]
@@ -51,7 +58,12 @@ pub(crate) struct Recipe {
 #[derive(Clone, Debug)]
 pub(crate) enum Program {
     /// An example of this crate.
-    Example { name: &'static str, workers: usize },
+    Example {
+        name: &'static str,
+        workers: usize,
+        /// The policy, unless it is the default.
+        scheduling: Option<&'static str>,
+    },
     /// This binary again; see `peers`.
     Peer(&'static str),
     /// `node_cluster.js`.
@@ -230,7 +242,13 @@ enum Guard {
 
 impl Program {
     fn prints_address(&self) -> bool {
-        !matches!(self, Self::Example { name: "hello", .. })
+        !matches!(
+            self,
+            Self::Example {
+                name: "hello" | OTHER,
+                ..
+            }
+        )
     }
 }
 
@@ -272,8 +290,14 @@ fn command(
         command.env_remove(name);
     }
     match program {
-        Program::Example { workers, .. } => {
+        Program::Example {
+            workers,
+            scheduling,
+            ..
+        } => {
+            let scheduling = scheduling.iter();
             command
+                .envs(scheduling.map(|policy| ("AXUM_CLUSTER_SCHEDULING", policy)))
                 .env("ADDR", address.to_string())
                 .env("AXUM_CLUSTER_WORKERS", workers.to_string());
         }

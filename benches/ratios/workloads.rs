@@ -1,7 +1,7 @@
 //! The workloads: which servers, which traffic, which ratios, and the targets of the project.
 
 use crate::load::Traffic;
-use crate::server::{Program, Programs, Recipe};
+use crate::server::{OTHER, Program, Programs, Recipe};
 use crate::table::{Comparison, Target};
 
 pub(crate) const KEEP_ALIVE: &str = "keep-alive";
@@ -22,9 +22,13 @@ pub(crate) struct Workload {
 }
 
 /// Every workload, without the servers whose program is not there.
-pub(crate) fn all(programs: &Programs) -> Vec<Workload> {
+pub(crate) fn all(programs: &Programs, only: &[String]) -> Vec<Workload> {
     let mut all = vec![keep_alive(), new_connection(), messages()];
     for workload in &mut all {
+        let named = |recipe: &Recipe| only.iter().any(|text| recipe.name.contains(text.as_str()));
+        if !only.is_empty() {
+            workload.servers.retain(named);
+        }
         let (there, missing): (Vec<_>, Vec<_>) = std::mem::take(&mut workload.servers)
             .into_iter()
             .partition(|recipe| programs.has(&recipe.program));
@@ -67,6 +71,8 @@ fn new_connection() -> Workload {
         traffic: Traffic::NewConnection,
         servers: vec![
             hello(2),
+            other(2),
+            hello_shared(2),
             axum_multi(),
             axum_current(),
             epoll(),
@@ -75,8 +81,11 @@ fn new_connection() -> Workload {
         ],
         comparisons: vec![
             Comparison::new(hello(2).name, axum_multi().name).target(Target::AtMost(1.15)),
+            Comparison::new(hello_shared(2).name, axum_multi().name).target(Target::AtMost(0.85)),
+            Comparison::new(hello(2).name, other(2).name),
             Comparison::new(node_round_robin().name, hello(2).name).target(Target::AtLeast(4.0)),
             Comparison::new(node_shared().name, hello(2).name),
+            Comparison::new(node_shared().name, hello_shared(2).name).target(Target::AtLeast(2.0)),
             Comparison::new(hello(2).name, axum_current().name),
             Comparison::new(hello(2).name, epoll().name),
         ],
@@ -92,6 +101,7 @@ fn messages() -> Workload {
         traffic: Traffic::KeepAlive,
         servers: vec![
             hello(2),
+            other(2),
             request_count(2),
             node_round_robin(),
             node_notify(),
@@ -117,6 +127,31 @@ pub(crate) fn hello(workers: usize) -> Recipe {
         program: Program::Example {
             name: "hello",
             workers,
+            scheduling: None,
+        },
+    }
+}
+
+fn hello_shared(workers: usize) -> Recipe {
+    Recipe {
+        name: "axum-cluster, shared",
+        processes: workers + 1,
+        program: Program::Example {
+            name: "hello",
+            workers,
+            scheduling: Some("shared"),
+        },
+    }
+}
+
+fn other(workers: usize) -> Recipe {
+    Recipe {
+        name: "axum-cluster, the other build",
+        processes: workers + 1,
+        program: Program::Example {
+            name: OTHER,
+            workers,
+            scheduling: None,
         },
     }
 }
@@ -125,6 +160,7 @@ pub(crate) fn playground() -> Recipe {
     let program = Program::Example {
         name: "playground",
         workers: 1,
+        scheduling: None,
     };
     Recipe {
         name: "axum-cluster (playground), 1 worker",
@@ -137,6 +173,7 @@ fn request_count(workers: usize) -> Recipe {
     let program = Program::Example {
         name: "request_count",
         workers,
+        scheduling: None,
     };
     Recipe {
         name: "axum-cluster, request_count",

@@ -3,11 +3,13 @@
 use std::{
     cell::RefCell,
     io,
+    os::fd::AsFd,
     rc::Rc,
     time::{Duration, Instant},
 };
 
-use tokio::io::{Interest, unix::AsyncFd};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use tokio::io::Interest;
 
 use super::dispatch::Dispatch;
 use crate::{
@@ -23,7 +25,7 @@ const ACCEPT_BATCH: usize = 64;
 /// A listening socket in the primary's runtime.
 #[derive(Debug)]
 pub(super) struct Acceptor {
-    listener: AsyncFd<Listener>,
+    listener: Listener,
     pub(super) number: u16,
     pub(super) name: Name,
     pub(super) app: u16,
@@ -39,43 +41,81 @@ enum Accepted {
 }
 
 impl Acceptor {
-    pub(super) fn new(bound: Bound) -> io::Result<Self> {
-        Ok(Self {
-            listener: reactor::watch(bound.listener, Interest::READABLE)?,
+    pub(super) fn new(bound: Bound) -> Self {
+        Self {
+            listener: bound.listener,
             number: bound.number,
             name: bound.name,
             app: bound.app,
-        })
+        }
     }
 
     pub(super) fn listener(&self) -> &Listener {
-        self.listener.get_ref()
+        &self.listener
     }
 
-    /// Accepts for ever.
+    /// Accepts for ever, where and while no worker does.
     pub(super) async fn run(&self, dispatch: Rc<RefCell<Dispatch>>) {
+        let is_shared = |dispatch: &Dispatch| dispatch.is_shared(self.number);
         loop {
-            room(&dispatch).await;
-            let Ok(mut ready) = self.listener.readable().await else {
-                return;
+            when(&dispatch, |dispatch| {
+                dispatch.has_room() && !is_shared(dispatch)
+            })
+            .await;
+            // Watched no longer than this process accepts: it would be woken for each connection that a worker accepts.
+            let watched = match reactor::watch(self.listener.as_fd(), Interest::READABLE) {
+                Ok(watched) => watched,
+                Err(error) => {
+                    self.failed(&error).await;
+                    continue;
+                }
             };
-            // Another listener may have used up the room meanwhile.
-            if !dispatch.borrow().has_room() {
-                continue;
-            }
-            match self.accept(&dispatch) {
-                Accepted::All => ready.clear_ready(),
-                Accepted::Some => {
-                    ready.retain_ready();
-                    tokio::task::yield_now().await;
+            loop {
+                when(&dispatch, |dispatch| {
+                    dispatch.has_room() || is_shared(dispatch)
+                })
+                .await;
+                if is_shared(&dispatch.borrow()) {
+                    break;
                 }
-                Accepted::Failed(error) => {
-                    ready.retain_ready();
-                    tracing::error!(%error, address = %self.listener.get_ref().local, "cannot accept; clients wait in the backlog");
-                    // Also the bound of the log's rate. Descriptors come free by other tasks of this thread, so it must not be blocked.
-                    tokio::time::sleep(PAUSE).await;
+                let Ok(mut ready) = watched.readable().await else {
+                    return;
+                };
+                // Another listener may have used up the room meanwhile, or a worker has come that accepts.
+                if !dispatch.borrow().has_room() || is_shared(&dispatch.borrow()) {
+                    continue;
+                }
+                match self.accept(&dispatch) {
+                    Accepted::All => ready.clear_ready(),
+                    Accepted::Some => {
+                        ready.retain_ready();
+                        tokio::task::yield_now().await;
+                    }
+                    Accepted::Failed(error) => {
+                        ready.retain_ready();
+                        self.failed(&error).await;
+                    }
                 }
             }
+        }
+    }
+
+    async fn failed(&self, error: &io::Error) {
+        tracing::error!(%error, address = %self.listener.local, "cannot accept; clients wait in the backlog");
+        // Also the bound of the log's rate. Descriptors come free by other tasks of this thread, so it must not be blocked.
+        tokio::time::sleep(PAUSE).await;
+    }
+
+    /// Whether clients wait to be accepted.
+    pub(super) fn is_waited_at(&self) -> bool {
+        let mut fds = [PollFd::new(&self.listener, PollFlags::IN)];
+        poll(&mut fds, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
+    }
+
+    /// Accepts a batch of what has come, if there is room for it.
+    pub(super) fn accept_some(&self, dispatch: &RefCell<Dispatch>) {
+        if dispatch.borrow().has_room() {
+            let _ = self.accept(dispatch);
         }
     }
 
@@ -102,7 +142,7 @@ impl Acceptor {
                     outcome = Accepted::All;
                     break;
                 }
-                Err(error) if is_shortage(&error) => {
+                Err(error) if sockets::is_shortage(&error) => {
                     outcome = Accepted::Failed(error);
                     break;
                 }
@@ -120,23 +160,15 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Clients that come faster than they are accepted must not put off the end.
 const REST: Duration = Duration::from_secs(1);
 
-fn is_shortage(error: &io::Error) -> bool {
-    use nix::errno::Errno;
-    matches!(
-        error.raw_os_error().map(Errno::from_raw),
-        Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM)
-    )
-}
-
-/// Completes when some worker has room.
-async fn room(dispatch: &RefCell<Dispatch>) {
+/// Completes when this is so, as far as it depends on workers and their room.
+async fn when(dispatch: &RefCell<Dispatch>, is_so: impl Fn(&Dispatch) -> bool) {
     let news = dispatch.borrow().news();
     loop {
         let notified = news.notified();
         tokio::pin!(notified);
         // From here on no news is missed.
         notified.as_mut().enable();
-        if dispatch.borrow().has_room() {
+        if is_so(&dispatch.borrow()) {
             return;
         }
         notified.await;

@@ -234,6 +234,7 @@ impl Link {
                 | Frame::Welcome(_)
                 | Frame::Message(_)
                 | Frame::GiveBack(_)
+                | Frame::Accept(_)
                 | Frame::Cut(_)
                 | Frame::Reopen
                 | Frame::NoReplies(_) => {

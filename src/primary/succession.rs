@@ -58,6 +58,9 @@ pub(super) struct KeptWorker {
     pub(super) retired: bool,
     pub(super) parcel: u32,
     pub(super) asked: Asked,
+    /// The listeners at which it accepts itself.
+    #[serde(default)]
+    pub(super) accepts: Vec<u16>,
     pub(super) tally: Tally,
     /// Bytes of messages under way, to the worker and from it.
     pub(super) unconsumed: usize,

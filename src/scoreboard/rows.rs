@@ -43,6 +43,7 @@ struct Connections {
     closed: AtomicU64,
     given_back: AtomicU64,
     lost: AtomicU64,
+    accepted: AtomicU64,
 }
 
 #[repr(C, align(64))]
@@ -65,6 +66,7 @@ struct Latency {
 struct Life {
     heartbeat: AtomicU64,
     paused: AtomicU64,
+    shut: AtomicU64,
 }
 
 /// Written by the primary only.
@@ -96,6 +98,16 @@ impl Row {
     /// `n` connections were taken out of the intake.
     pub(crate) fn took(&self, n: u64) {
         self.page.connections.taken.fetch_add(n, Relaxed);
+    }
+
+    /// A connection was accepted by the worker itself.
+    pub(crate) fn accepted_one(&self) {
+        self.page.connections.accepted.fetch_add(1, Relaxed);
+    }
+
+    /// Connections that the worker accepted itself.
+    pub(crate) fn accepted(&self) -> u64 {
+        self.page.connections.accepted.load(Relaxed)
     }
 
     /// A connection that was taken is closed; called after its descriptor is.
@@ -185,10 +197,20 @@ impl Row {
         self.page.life.paused.load(Relaxed) != 0
     }
 
+    /// The worker accepts nothing for now, because it is full or busy, or does again.
+    pub(crate) fn shut(&self, shut: bool) {
+        self.page.life.shut.store(u64::from(shut), Relaxed);
+    }
+
+    pub(crate) fn is_shut(&self) -> bool {
+        self.page.life.shut.load(Relaxed) != 0
+    }
+
     pub(crate) fn heartbeat(&self) -> u64 {
         self.page.life.heartbeat.load(Relaxed)
     }
 
+    /// Connections that came through the intake.
     pub(crate) fn taken(&self) -> u64 {
         self.page.connections.taken.load(Relaxed)
     }
@@ -218,7 +240,10 @@ impl Row {
             ..
         } = &*self.page;
         Numbers {
-            taken: connections.taken.load(Relaxed),
+            taken: connections
+                .taken
+                .load(Relaxed)
+                .wrapping_add(connections.accepted.load(Relaxed)),
             closed: connections.closed.load(Relaxed),
             lost: connections.lost.load(Relaxed),
             requests: requests.called.load(Relaxed),

@@ -1,6 +1,7 @@
 //! A worker: takes connections from its intake, serves them, and leaves when it is told to or its primary is gone.
 
 mod apps;
+mod doors;
 mod hub;
 mod inbox;
 mod run;

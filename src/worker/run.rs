@@ -10,7 +10,12 @@ use std::{
 
 use tokio::{sync::mpsc, task::AbortHandle};
 
-use super::{App, AppSource, Hub, Parts, Serving, Worker, inbox::take_in, watch::Watch};
+use super::{
+    App, AppSource, Hub, Parts, Serving, Worker,
+    doors::{Door, Doors},
+    inbox::take_in,
+    watch::Watch,
+};
 use crate::{
     birth::{Born, Welcome},
     error::{Error, Result},
@@ -48,6 +53,7 @@ pub(crate) struct Joined {
     prepare: bool,
     intake: Arc<IntakeReceiver>,
     connections: Connections,
+    doors: Arc<Doors>,
     watch: Watch,
     _tasks: Tasks,
 }
@@ -85,9 +91,17 @@ impl Joined {
             notices,
         });
         let connections = Connections::new(timeouts(&settings), worker.row().clone());
+        let limit = settings.max_connections.unwrap_or(usize::MAX);
+        let doors = Doors::new(limit, connections.clone(), worker.row().clone());
+        let doors = Arc::new(doors.map_err(system("make an eventfd"))?);
         let tasks = Tasks(vec![
             spawn(write(channel.clone(), worker.clone())),
-            spawn(read(channel, worker.clone(), connections.clone())),
+            spawn(read(
+                channel,
+                worker.clone(),
+                connections.clone(),
+                doors.clone(),
+            )),
             spawn(beat(worker.clone())),
             spawn(tell_of_term(signals, worker.clone())),
             spawn({
@@ -101,6 +115,7 @@ impl Joined {
             prepare: welcome.prepare,
             intake,
             connections,
+            doors,
             watch,
             _tasks: tasks,
         })
@@ -123,6 +138,7 @@ impl Joined {
             settings,
             intake,
             connections,
+            doors,
             watch,
             ..
         } = &self;
@@ -136,7 +152,12 @@ impl Joined {
                     intake: Some(intake.clone()),
                     done,
                 };
-                take(intake, &apps, &serving, settings).await;
+                let serve = |conn| serve(conn, &apps, &serving);
+                tokio::select! {
+                    () = take(intake, &apps, &serving, settings) => {}
+                    () = doors.serve(serve) => {}
+                }
+                doors.close(serve).await;
                 tracing::debug!(worker = %worker.id(), open = connections.open(), "leaving");
                 drop(serving);
                 drain(connections, worker, watch, settings, &mut all_done).await;
@@ -302,10 +323,14 @@ async fn write(channel: Arc<Channel>, worker: Worker) {
 }
 
 /// Reads orders and messages until the primary is gone.
-async fn read(channel: Arc<Channel>, worker: Worker, connections: Connections) {
+async fn read(channel: Arc<Channel>, worker: Worker, connections: Connections, doors: Arc<Doors>) {
     let mut buffer = Buffer::new();
     while let Ok(Some(received)) = channel.receive(&mut buffer).await {
         let datagram = bytes::Bytes::copy_from_slice(buffer.get(received.len));
+        if let Some(Ok(Frame::Accept(said))) = frames(&datagram).next() {
+            accept(&doors, said, received.fds);
+            continue;
+        }
         let fds = received.fds.into_iter().map(Arc::new);
         take_in(&worker, &datagram, fds, |order| match order {
             Frame::GiveBack(n) => {
@@ -318,6 +343,21 @@ async fn read(channel: Arc<Channel>, worker: Worker, connections: Connections) {
     }
     worker.outbox().close();
     worker.hub().end();
+}
+
+/// Accepts at the listening sockets that came; `said` is the number and the app of each.
+fn accept(doors: &Doors, said: &[u8], fds: Vec<OwnedFd>) {
+    let said: Vec<(u16, u16)> = serde_json::from_slice(said).unwrap_or_default();
+    let given = fds.into_iter().zip(said);
+    let given = given.map(|(listener, (number, app))| Door {
+        listener,
+        number,
+        app,
+    });
+    if let Err(error) = doors.open(given.collect()) {
+        // The primary sees that nobody accepts, and does so itself.
+        tracing::error!(%error, "cannot accept connections");
+    }
 }
 
 /// Beats from inside the runtime: where it does not turn, the worker is of no use, whatever its other threads do.

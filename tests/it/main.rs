@@ -35,6 +35,7 @@ mod restart;
 mod scale;
 mod sessions;
 mod shaken;
+mod shared;
 mod single;
 mod smuggling;
 mod stop;

@@ -43,10 +43,20 @@ impl Dispatch {
 }
 
 impl Intake {
-    /// Connections assigned and not closed, given back or rescued.
-    fn open(&self) -> u64 {
-        (self.sent + self.batch.len() as u64)
+    /// Connections that the worker was given, or accepted itself.
+    pub(super) fn given(&self) -> u64 {
+        self.sent
             .saturating_sub(self.back)
-            .saturating_sub(self.row.done_with())
+            .saturating_add(self.row.accepted())
+    }
+
+    /// Of these, the ones that it is not done with.
+    pub(super) fn held(&self) -> u64 {
+        self.given().saturating_sub(self.row.done_with())
+    }
+
+    /// Connections assigned and not closed, given back or rescued.
+    pub(super) fn open(&self) -> u64 {
+        (self.given() + self.batch.len() as u64).saturating_sub(self.row.done_with())
     }
 }

@@ -5,6 +5,7 @@
 
 mod balance;
 mod rescue;
+mod shared;
 
 use std::{
     cell::RefCell,
@@ -55,6 +56,8 @@ pub(super) struct Dispatch {
     news: Rc<Notify>,
     trouble: Rc<Notify>,
     syncs_loads: bool,
+    /// Some worker accepts, or did.
+    shares: bool,
 }
 
 /// The way to a worker.
@@ -64,6 +67,8 @@ pub(super) struct Way {
     pub(super) row: Arc<Row>,
     /// The worker's app behind each listener, by the listener's number.
     pub(super) apps: Rc<[u16]>,
+    /// The listeners at which the worker accepts itself.
+    pub(super) accepts: Rc<[u16]>,
 }
 
 #[derive(Debug)]
@@ -72,6 +77,7 @@ struct Intake {
     row: Arc<Row>,
     /// The worker's app behind each listener, by the listener's number.
     apps: Rc<[u16]>,
+    accepts: Rc<[u16]>,
     batch: Vec<Conn>,
     /// Connections sent, and of these taken back by the primary.
     sent: u64,
@@ -101,7 +107,12 @@ pub(super) struct Tally {
 
 impl Intake {
     fn new(way: Way, tally: Tally) -> Self {
-        let Way { sender, row, apps } = way;
+        let Way {
+            sender,
+            row,
+            apps,
+            accepts,
+        } = way;
         let (taken, closed, heartbeat) = (row.taken(), row.done_with(), row.heartbeat());
         let Tally {
             sent,
@@ -112,6 +123,7 @@ impl Intake {
             sender,
             row,
             apps,
+            accepts,
             batch: Vec::new(),
             sent,
             back,
@@ -155,11 +167,13 @@ impl Dispatch {
             news: Rc::default(),
             trouble: Rc::default(),
             syncs_loads: scheduling == Scheduling::LeastConnections,
+            shares: false,
         }
     }
 
     /// Takes a worker into the choice.
     pub(super) fn add(&mut self, id: WorkerId, generation: Generation, way: Way) {
+        self.shares |= !way.accepts.is_empty();
         self.intakes.insert(id, Intake::new(way, Tally::default()));
         self.choice.add(id, generation);
         self.place_waiting();
@@ -174,12 +188,10 @@ impl Dispatch {
         tally: Tally,
         leaves: bool,
     ) {
+        self.shares |= !way.accepts.is_empty();
         let mut intake = Intake::new(way, tally);
         intake.retired = leaves;
-        let open = tally
-            .sent
-            .saturating_sub(tally.back)
-            .saturating_sub(intake.closed);
+        let open = intake.open();
         self.intakes.insert(id, intake);
         if !leaves {
             self.choice.add(id, generation);
@@ -218,6 +230,8 @@ impl Dispatch {
         if let Some(intake) = self.intakes.get_mut(&id) {
             intake.retired = true;
         }
+        // Who waits for its turn to accept may have it now.
+        self.news.notify_waiters();
     }
 
     /// Forgets a worker whose process has ended and places what it had not taken. Returns how many connections it held.
@@ -227,12 +241,9 @@ impl Dispatch {
             return 0;
         };
         rescue::take_back(&mut intake, &mut self.waiting);
-        self.waiting.extend(intake.batch);
+        self.waiting.extend(intake.batch.drain(..));
         self.place_waiting();
-        intake
-            .sent
-            .saturating_sub(intake.back)
-            .saturating_sub(intake.row.done_with())
+        intake.held()
     }
 
     /// Whether accepting makes sense: somebody has room and nothing waits already.
@@ -260,7 +271,7 @@ impl Dispatch {
     pub(super) fn take_returned(&mut self, id: WorkerId, batch: Batch) -> bool {
         if let Some(intake) = self.intakes.get_mut(&id) {
             intake.returned += (batch.conns.len() + batch.lost) as u64;
-            if intake.returned > intake.sent.saturating_sub(intake.back) {
+            if intake.returned > intake.given() {
                 return false;
             }
         }

@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use super::{
     Driver,
     children::{Wires, apps},
+    shared::give_listeners,
 };
 use crate::{
     error::{Error, Result},
@@ -23,7 +24,7 @@ use crate::{
         succession::{Ends, Estate, KeptWorker},
     },
     scoreboard::Row,
-    settings::Settings,
+    settings::{Scheduling, Settings},
     supervisor::{Input, Survives, Survivor},
 };
 
@@ -101,15 +102,21 @@ impl Driver {
         self.shared.born(handle.clone());
         self.attend(wires, handle, None, connected);
         let apps = apps(&self.acceptors, &kept.asked);
+        let mut accepts = kept.accepts;
         if let Some(child) = self.children.get_mut(&id) {
             child.latest_asked.set(kept.latest_asked);
             child.served = kept.served;
             child.parcel = kept.parcel;
             child.asked = kept.asked;
+            if life == Survives::Listening && self.settings.scheduling == Scheduling::Shared {
+                accepts.extend(give_listeners(child, &self.acceptors, &accepts));
+            }
+            child.accepts = accepts.into();
             let way = Way {
                 sender: child.intake.clone(),
                 row,
                 apps,
+                accepts: child.accepts.clone(),
             };
             let leaves = life != Survives::Listening;
             self.dispatch
@@ -122,9 +129,7 @@ impl Driver {
     /// Accepts what still waits at listeners that this program does not have, and closes them.
     pub(super) fn accept_last(&mut self, dropped: Vec<Bound>) {
         for bound in dropped {
-            if let Ok(acceptor) = Acceptor::new(bound) {
-                acceptor.accept_rest(&self.dispatch);
-            }
+            Acceptor::new(bound).accept_rest(&self.dispatch);
         }
         self.dispatch.borrow_mut().place_waiting();
     }
@@ -133,7 +138,11 @@ impl Driver {
 /// Of the settings those that workers go by.
 fn told(settings: &Settings) -> Settings {
     Settings {
-        scheduling: Default::default(),
+        // Who accepts is for workers to know, whom the primary chooses is not.
+        scheduling: match settings.scheduling {
+            Scheduling::Shared => Scheduling::Shared,
+            _ => Scheduling::default(),
+        },
         backlog: 0,
         boot_timeout: Duration::ZERO,
         hang_timeout: Duration::ZERO,

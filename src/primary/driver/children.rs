@@ -11,7 +11,7 @@ use std::{
 use rustix::process::Signal;
 use tokio::task::{AbortHandle, JoinHandle, spawn_local};
 
-use super::Driver;
+use super::{Driver, shared::give_listeners};
 use crate::{
     birth::Welcome,
     error::{Error, Result},
@@ -33,6 +33,7 @@ use crate::{
         process::Process,
     },
     scoreboard::Row,
+    settings::Scheduling,
     supervisor::Input,
 };
 
@@ -56,6 +57,8 @@ pub(super) struct Child {
     pub(super) latest_asked: Rc<Cell<u64>>,
     /// What its program asked to listen on.
     pub(super) asked: Asked,
+    /// The listeners at which it accepts itself.
+    pub(super) accepts: Rc<[u16]>,
     /// The version of a parcel that its program reads.
     pub(super) parcel: u32,
     /// Addresses of its program that are still being bound.
@@ -179,6 +182,7 @@ impl Driver {
             heartbeat: 0,
             latest_asked: Rc::default(),
             asked: Asked::new(),
+            accepts: Rc::default(),
             parcel: 0,
             binding: 0,
             served: false,
@@ -250,6 +254,9 @@ impl Driver {
             self.prepared.insert(child.handle.generation());
             tracing::info!(worker = %id, slot = %child.handle.slot(), pid = child.handle.pid(), "worker listening");
             child.served = true;
+            if self.settings.scheduling == Scheduling::Shared && !child.handle.is_retired() {
+                child.accepts = give_listeners(child, &self.acceptors, &[]).into();
+            }
             if !child.handle.is_retired() {
                 self.dispatch.borrow_mut().add(
                     id,
@@ -258,6 +265,7 @@ impl Driver {
                         sender: child.intake.clone(),
                         row: child.handle.row().clone(),
                         apps,
+                        accepts: child.accepts.clone(),
                     },
                 );
             }
@@ -288,6 +296,7 @@ impl Driver {
             }
             dispatch.remove(id)
         };
+        self.accept_for(id);
         let exit = Exit {
             status,
             in_flight: handle.row().read().in_flight,

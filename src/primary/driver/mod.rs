@@ -6,6 +6,7 @@ mod ending;
 mod rebalance;
 mod recycling;
 mod restarts;
+mod shared;
 mod upgrade;
 
 use std::{
@@ -111,6 +112,8 @@ struct Driver {
     failure: Option<Error>,
     recycling: Recycling,
     balance: Rebalance,
+    /// Clients waited at the last look, when workers had accepted so many.
+    waited: Option<u64>,
 }
 
 /// Runs the primary until its last worker has ended. Needs a `LocalSet`.
@@ -211,8 +214,9 @@ impl Driver {
             failure: None,
             recycling,
             balance: Rebalance::default(),
+            waited: None,
         };
-        driver.accept_from(setup.listeners)?;
+        driver.accept_from(setup.listeners);
         match setup.estate {
             Some(estate) => driver.adopt(estate)?,
             None => driver.tell(Input::Start),
@@ -225,20 +229,15 @@ impl Driver {
         self.supervisor.handle(Instant::now(), input);
     }
 
-    fn accept_from(&mut self, listeners: Vec<Bound>) -> Result<()> {
+    fn accept_from(&mut self, listeners: Vec<Bound>) {
         for bound in listeners {
-            let acceptor = Acceptor::new(bound).map_err(|source| Error::System {
-                doing: "watch a listening socket",
-                source,
-            })?;
-            let acceptor = Rc::new(acceptor);
+            let acceptor = Rc::new(Acceptor::new(bound));
             let (running, dispatch) = (acceptor.clone(), self.dispatch.clone());
             self.acceptors.push((
                 acceptor,
                 spawn_local(async move { running.run(dispatch).await }),
             ));
         }
-        Ok(())
     }
 
     /// Carries out every action that is due; true when the cluster has ended.
@@ -358,6 +357,7 @@ impl Driver {
     fn tick(&mut self) {
         let now = Instant::now();
         self.dispatch.borrow_mut().tick(now);
+        self.look_at_listeners();
         let broken = self.dispatch.borrow_mut().take_broken();
         broken
             .into_iter()

@@ -465,6 +465,7 @@ impl Driver {
                 retired: child.handle.is_retired(),
                 parcel: child.parcel,
                 asked: child.asked.clone(),
+                accepts: child.accepts.to_vec(),
                 tally: self.dispatch.borrow().tally(id),
                 unconsumed: child.handle.outbox().settled().unwrap_or_default(),
                 outstanding: child.consumption.outstanding(),

@@ -181,6 +181,10 @@ impl Run {
         ] {
             command.env_remove(name);
         }
+        // The promises hold whoever accepts: `TEST_SCHEDULING=shared cargo test --test it`.
+        if let Some(scheduling) = std::env::var_os("TEST_SCHEDULING") {
+            command.env("AXUM_CLUSTER_SCHEDULING", scheduling);
+        }
         command
             .env("NO_COLOR", "1")
             .env("RUST_BACKTRACE", "0")

@@ -1,0 +1,357 @@
+//! Accepting in the worker itself, under shared scheduling: a small thread that waits at the cluster's listening sockets.
+//!
+//! It waits in an epoll of its own, exclusively, so that a connection wakes one worker, and goes to the end of the kernel's queue after
+//! each connection, so that the workers take turns. Four workers, 200 connections 5 ms apart: 50 each. As tokio waits, each connection
+//! wakes all four; exclusively but without the turns, one worker gets all 200.
+//!
+//! An exclusive wake-up is for whoever gets it to deal with. The kernel gives it only to a thread that waits, so the thread accepts once
+//! for each listener that woke it before it does anything else, also before it ends. What is lost with a killed worker, the primary makes up for.
+
+use std::{
+    collections::VecDeque,
+    io, mem,
+    os::fd::OwnedFd,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread,
+    time::{Duration, Instant},
+};
+
+use rustix::event::{
+    EventfdFlags, Timespec,
+    epoll::{self, CreateFlags, EventData, EventFlags},
+    eventfd,
+};
+use tokio::sync::{Notify, oneshot};
+
+use crate::{http::Connections, ipc::intake::Conn, scoreboard::Row, sockets};
+
+/// Connections that may wait for the runtime, and how long the first of them: one that does not turn gets no more, so that another
+/// worker has them.
+const MOST: usize = 16;
+const STUCK: Duration = Duration::from_millis(5);
+
+/// How often a worker that can hold no more connections looks whether one has closed.
+const FULL_PAUSE: Duration = Duration::from_millis(10);
+
+/// The pause where descriptors or memory are used up.
+const SHORT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Clients that come faster than they are accepted must not put off the end.
+const REST: Duration = Duration::from_secs(1);
+
+/// What the thread's own eventfd is called in its epoll; doors are called by their place.
+const WAKE: u64 = u64::MAX;
+
+/// The worker's doors: none, until the primary gives it listening sockets.
+#[derive(Debug)]
+pub(super) struct Doors {
+    hall: Arc<Hall>,
+    limit: usize,
+    connections: Connections,
+    row: Arc<Row>,
+}
+
+/// Between the thread and the runtime.
+#[derive(Debug)]
+struct Hall {
+    state: Mutex<State>,
+    /// A connection has come into an empty hall.
+    came: Notify,
+    /// Written to, it wakes the thread.
+    wake: OwnedFd,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    conns: VecDeque<Conn>,
+    /// Since when the hall is not empty.
+    since: Option<Instant>,
+    /// The thread waits until the hall has been emptied.
+    waits: bool,
+    /// Doors that the thread does not know of yet.
+    new: Vec<Door>,
+    closing: bool,
+    /// Completes when the thread has ended; there is none without it.
+    ended: Option<oneshot::Receiver<()>>,
+}
+
+/// One listening socket.
+#[derive(Debug)]
+pub(super) struct Door {
+    pub(super) listener: OwnedFd,
+    pub(super) number: u16,
+    pub(super) app: u16,
+}
+
+impl Hall {
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Whole between any two statements.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wake(&self) {
+        // Full means that the thread has been woken and has not looked yet.
+        let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
+    }
+}
+
+impl Doors {
+    pub(super) fn new(limit: usize, connections: Connections, row: Arc<Row>) -> io::Result<Self> {
+        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        Ok(Self {
+            hall: Arc::new(Hall {
+                state: Mutex::default(),
+                came: Notify::new(),
+                wake,
+            }),
+            limit,
+            connections,
+            row,
+        })
+    }
+
+    /// Accepts at these too from now on. Without effect once [`close`](Self::close) has begun.
+    pub(super) fn open(&self, doors: Vec<Door>) -> io::Result<()> {
+        let mut state = self.hall.state();
+        if state.closing {
+            return Ok(());
+        }
+        state.new.extend(doors);
+        if state.ended.is_none() {
+            let (ends, ended) = oneshot::channel();
+            let porter = Porter::new(self)?;
+            thread::Builder::new()
+                .name("cluster accept".into())
+                .stack_size(64 * 1024)
+                .spawn(move || porter.run(ends))?;
+            state.ended = Some(ended);
+        }
+        drop(state);
+        self.hall.wake();
+        Ok(())
+    }
+
+    /// Serves what comes, for ever.
+    pub(super) async fn serve(&self, mut serve: impl FnMut(Conn)) {
+        let mut conns = VecDeque::new();
+        loop {
+            self.hall.came.notified().await;
+            self.take(&mut conns);
+            conns.drain(..).for_each(&mut serve);
+        }
+    }
+
+    fn take(&self, conns: &mut VecDeque<Conn>) {
+        let mut state = self.hall.state();
+        mem::swap(conns, &mut state.conns);
+        state.since = None;
+        let waits = mem::take(&mut state.waits);
+        drop(state);
+        if waits {
+            self.hall.wake();
+        }
+    }
+
+    /// Accepts for the last time and closes all doors; serves what is still in the hall.
+    pub(super) async fn close(&self, serve: impl FnMut(Conn)) {
+        let ended = {
+            let mut state = self.hall.state();
+            state.closing = true;
+            state.ended.take()
+        };
+        if let Some(ended) = ended {
+            self.hall.wake();
+            // Dropped by the end of the thread, however it ends.
+            let _ = ended.await;
+        }
+        let mut conns = VecDeque::new();
+        self.take(&mut conns);
+        conns.into_iter().for_each(serve);
+    }
+}
+
+/// The thread.
+struct Porter {
+    epoll: OwnedFd,
+    hall: Arc<Hall>,
+    doors: Vec<(Door, bool)>,
+    connections: Connections,
+    limit: usize,
+    row: Arc<Row>,
+    /// As told to the primary.
+    shut: bool,
+    short_until: Option<Instant>,
+}
+
+/// Whether to accept, and when to look again if nothing happens.
+enum Look {
+    Open(Option<Duration>),
+    Shut(Option<Duration>),
+    Close,
+}
+
+impl Porter {
+    fn new(doors: &Doors) -> io::Result<Self> {
+        let epoll = epoll::create(CreateFlags::CLOEXEC)?;
+        let wake = EventData::new_u64(WAKE);
+        epoll::add(&epoll, &doors.hall.wake, wake, EventFlags::IN)?;
+        Ok(Self {
+            epoll,
+            hall: doors.hall.clone(),
+            doors: Vec::new(),
+            connections: doors.connections.clone(),
+            limit: doors.limit,
+            row: doors.row.clone(),
+            shut: false,
+            short_until: None,
+        })
+    }
+
+    fn run(mut self, _ends: oneshot::Sender<()>) {
+        let mut events = Vec::with_capacity(16);
+        loop {
+            let timeout = match self.look() {
+                Look::Open(timeout) => {
+                    self.set(true);
+                    timeout
+                }
+                Look::Shut(timeout) => {
+                    self.set(false);
+                    timeout
+                }
+                Look::Close => break,
+            };
+            events.clear();
+            let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
+            // Interrupted only: nothing has happened.
+            let _ = epoll::wait(
+                &self.epoll,
+                rustix::buffer::spare_capacity(&mut events),
+                timeout.as_ref(),
+            );
+            for event in &events {
+                match event.data.u64() {
+                    WAKE => {
+                        let _ = rustix::io::read(&self.hall.wake, &mut [0; 8]);
+                    }
+                    place => self.answer(place as usize),
+                }
+            }
+        }
+        self.leave();
+    }
+
+    fn look(&mut self) -> Look {
+        let now = Instant::now();
+        if self.short_until.is_some_and(|until| now >= until) {
+            self.short_until = None;
+        }
+        let mut state = self.hall.state();
+        self.doors
+            .extend(state.new.drain(..).map(|door| (door, false)));
+        if state.closing {
+            return Look::Close;
+        }
+        if let Some(until) = self.short_until {
+            return Look::Shut(Some(until - now));
+        }
+        let waiting = state.conns.len();
+        if self.limit != usize::MAX && self.connections.open() + waiting >= self.limit {
+            return Look::Shut(Some(FULL_PAUSE));
+        }
+        let Some(since) = state.since else {
+            return Look::Open(None);
+        };
+        let waited = now.duration_since(since);
+        if waiting < MOST && waited < STUCK {
+            return Look::Open(Some(STUCK - waited));
+        }
+        state.waits = true;
+        Look::Shut(None)
+    }
+
+    /// Waits at all doors, or at none.
+    fn set(&mut self, open: bool) {
+        if self.shut == open {
+            self.shut = !open;
+            self.row.shut(!open);
+        }
+        for (place, (door, is_open)) in self.doors.iter_mut().enumerate() {
+            if *is_open != open {
+                let done = if open {
+                    let flags = EventFlags::IN | EventFlags::EXCLUSIVE;
+                    epoll::add(
+                        &self.epoll,
+                        &door.listener,
+                        EventData::new_u64(place as u64),
+                        flags,
+                    )
+                } else {
+                    epoll::delete(&self.epoll, &door.listener)
+                };
+                // Out of memory at the most: tried again after the next event.
+                *is_open = if done.is_ok() { open } else { *is_open };
+            }
+        }
+    }
+
+    /// Somebody is at this door: lets one in, and goes to the end of the queue of those who wait there.
+    fn answer(&mut self, place: usize) {
+        self.let_in(place);
+        if let Some((door, is_open)) = self.doors.get_mut(place)
+            && *is_open
+            && epoll::delete(&self.epoll, &door.listener).is_ok()
+        {
+            *is_open = false;
+        }
+    }
+
+    /// Accepts once. True: there may be more.
+    fn let_in(&mut self, place: usize) -> bool {
+        let Some((door, _)) = self.doors.get(place) else {
+            return false;
+        };
+        match sockets::accept(&door.listener) {
+            Ok((fd, peer)) => {
+                let conn = Conn {
+                    fd,
+                    listener: door.number,
+                    app: door.app,
+                    peer,
+                    moved: None,
+                };
+                // Before it can be given back.
+                self.row.accepted_one();
+                let mut state = self.hall.state();
+                state.conns.push_back(conn);
+                let tell = state.since.is_none();
+                if tell {
+                    state.since = Some(Instant::now());
+                }
+                drop(state);
+                if tell {
+                    self.hall.came.notify_one();
+                }
+                true
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
+            Err(error) if sockets::is_shortage(&error) => {
+                tracing::error!(%error, "cannot accept; clients wait in the backlog, or go to another worker");
+                self.short_until = Some(Instant::now() + SHORT_PAUSE);
+                false
+            }
+            // This one connection failed before it was accepted: its client has gone.
+            Err(_) => true,
+        }
+    }
+
+    /// No wake-up is for this thread any more, and what the last one was for is accepted. Where the whole cluster ends, everything that
+    /// has come: it must not be reset by the close of the socket.
+    fn leave(&mut self) {
+        self.set(false);
+        let (all, begun) = (!self.row.is_to_release(), Instant::now());
+        for place in 0..self.doors.len() {
+            while self.let_in(place) && all && begun.elapsed() < REST {}
+        }
+    }
+}

@@ -61,7 +61,9 @@ impl Supervisor {
             && self.actions.is_empty()
             && self.restart.is_none()
             && self.queued_restart.is_none()
-            && self.replacement.is_none();
+            && self.replacement.is_none()
+            // Who ends by which signal is not handed over.
+            && !self.workers.values().any(|worker| worker.is_to_end);
         let filled = self.places.iter().all(|place| {
             let incumbent = place.incumbent.and_then(|id| self.workers.get(&id));
             incumbent

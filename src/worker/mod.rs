@@ -3,6 +3,7 @@
 mod apps;
 mod hub;
 mod inbox;
+mod leaving;
 mod run;
 mod watch;
 
@@ -12,7 +13,7 @@ use std::{
     os::fd::OwnedFd,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, atomic::AtomicBool},
     task::{Context, Poll},
 };
 
@@ -23,6 +24,7 @@ pub(crate) use apps::{App, AppSource, Serving, app};
 pub(crate) use hub::Hub;
 pub use hub::Messages;
 pub(crate) use inbox::take_in;
+pub(crate) use leaving::Parting;
 pub(crate) use run::{Joined, timeouts};
 
 use crate::{
@@ -60,6 +62,10 @@ struct Shared {
     row: Arc<Row>,
     draining: value::Sender<bool>,
     reopened: value::Sender<u64>,
+    parting: value::Sender<Parting>,
+    /// Its channel is closed.
+    parted: value::Sender<bool>,
+    serving: AtomicBool,
     /// The primary has a hook that wants a notice a request.
     notices: bool,
 }
@@ -103,6 +109,9 @@ impl Worker {
                 row,
                 draining,
                 reopened,
+                parting: value::Sender::default(),
+                parted: value::Sender::default(),
+                serving: AtomicBool::new(false),
                 notices,
             }),
         }

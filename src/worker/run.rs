@@ -10,7 +10,7 @@ use std::{
 
 use tokio::{sync::mpsc, task::AbortHandle};
 
-use super::{App, AppSource, Hub, Parts, Serving, Worker, inbox::take_in, watch::Watch};
+use super::{App, AppSource, Hub, Parts, Serving, Worker, inbox::take_in, leaving, watch::Watch};
 use crate::{
     birth::{Born, Welcome},
     error::{Error, Result},
@@ -34,9 +34,6 @@ const SECOND_LOOK: Duration = Duration::from_millis(100);
 /// How often a worker shows that its runtime turns.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 
-/// The longest that a leaving worker waits for its last messages to go.
-const FLUSH: Duration = Duration::from_secs(1);
-
 /// How often a worker that can hold no more connections looks whether one has closed.
 const FULL_PAUSE: Duration = Duration::from_millis(10);
 
@@ -46,6 +43,7 @@ pub(crate) struct Joined {
     worker: Worker,
     settings: Settings,
     prepare: bool,
+    channel: Arc<Channel>,
     intake: Arc<IntakeReceiver>,
     connections: Connections,
     watch: Watch,
@@ -87,7 +85,8 @@ impl Joined {
         let connections = Connections::new(timeouts(&settings), worker.row().clone());
         let tasks = Tasks(vec![
             spawn(write(channel.clone(), worker.clone())),
-            spawn(read(channel, worker.clone(), connections.clone())),
+            spawn(read(channel.clone(), worker.clone(), connections.clone())),
+            spawn(leaving::leave_when_wanted(worker.clone(), channel.clone())),
             spawn(beat(worker.clone())),
             spawn(tell_of_term(signals, worker.clone())),
             spawn({
@@ -99,6 +98,7 @@ impl Joined {
             worker,
             settings,
             prepare: welcome.prepare,
+            channel,
             intake,
             connections,
             watch,
@@ -121,11 +121,13 @@ impl Joined {
         let Self {
             worker,
             settings,
+            channel,
             intake,
             connections,
             watch,
             ..
         } = &self;
+        worker.serves();
         let served = match source(worker.clone()).await {
             Ok(apps) => {
                 worker.outbox().order(&Frame::Listening(&asked));
@@ -144,9 +146,7 @@ impl Joined {
             }
             Err(error) => Err(error),
         };
-        // Past this time what is not flushed is lost, as with a kill: the primary does not read.
-        let _ = tokio::time::timeout(FLUSH, worker.outbox().flushed()).await;
-        worker.outbox().close();
+        worker.close(channel).await;
         watch.end_within(settings.exit_grace);
         served
     }
@@ -311,11 +311,15 @@ async fn read(channel: Arc<Channel>, worker: Worker, connections: Connections) {
                 tracing::debug!(worker = %worker.id(), connections = told, "gives idle connections back");
             }
             Frame::Reopen => worker.reopen(),
+            Frame::Leave => worker.leave(),
+            Frame::EndBy(signal) => leaving::end_by(signal),
             _ => tracing::error!("the primary sent a frame that this version does not know"),
         });
     }
     worker.outbox().close();
     worker.hub().end();
+    // Nobody is left to work for.
+    worker.leave();
 }
 
 /// Beats from inside the runtime: where it does not turn, the worker is of no use, whatever its other threads do.

@@ -1,10 +1,13 @@
 //! What the primary tells about ends and restarts.
 
-use std::{process::ExitStatus, time::Duration};
+use std::{os::unix::process::ExitStatusExt, process::ExitStatus, time::Duration};
 
 use http::Method;
 
-use crate::id::{Generation, WorkerId};
+use crate::{
+    id::{Generation, WorkerId},
+    signal::Signal,
+};
 
 /// How a worker ended, as `on_exit` sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +28,18 @@ pub struct Exit {
     pub requests_cut: u64,
     /// The oldest of them, longest first, 16 at the most; without those whose client was only slow to read its answer.
     pub cut: Vec<CutRequest>,
+}
+
+impl Exit {
+    /// Its exit code (Node's `code`); `None` when a signal ended it.
+    pub fn code(&self) -> Option<i32> {
+        self.status.code()
+    }
+
+    /// The signal that ended it (Node's `signal`); `None` when it exited by itself, and for a signal without a name of its own.
+    pub fn signal(&self) -> Option<Signal> {
+        self.status.signal().and_then(Signal::from_number)
+    }
 }
 
 /// A request that was cut at the drain deadline; see [`Exit::cut`].

@@ -151,6 +151,12 @@ pub(crate) enum Frame<'a> {
     Cut(&'a [u8]),
     /// Primary: open log files anew.
     Reopen,
+    /// Worker: I leave, as I was not told to.
+    Disconnecting,
+    /// Primary: leave. Told by the end of the intake too, which only those see who serve.
+    Leave,
+    /// Primary: end by this signal, now.
+    EndBy(u32),
     /// Primary: requests up to this number that are not answered yet never will be; another program goes on there.
     NoReplies(u64),
     /// Primary: accept at these sockets yourself (JSON: number and app of each, with the sockets in a datagram of its own).
@@ -174,6 +180,9 @@ impl<'a> Frame<'a> {
             Self::Reopen => 12,
             Self::NoReplies(_) => 13,
             Self::Accept(_) => 14,
+            Self::Leave => 17,
+            Self::EndBy(_) => 15,
+            Self::Disconnecting => 16,
         }
     }
 
@@ -193,6 +202,9 @@ impl<'a> Frame<'a> {
             (12, []) => Ok(Self::Reopen),
             (13, _) => long_number(payload).map(Self::NoReplies),
             (14, _) => Ok(Self::Accept(payload)),
+            (17, []) => Ok(Self::Leave),
+            (15, _) => number(payload).map(Self::EndBy),
+            (16, []) => Ok(Self::Disconnecting),
             _ => Err(Malformed),
         }
     }
@@ -210,8 +222,8 @@ impl<'a> Frame<'a> {
                 | Self::Cut(bytes) => bytes.len(),
                 Self::Letter(letter) => letter.size(),
                 Self::NoReply(_) | Self::NoReplies(_) => 8,
-                Self::Consumed(_) | Self::GiveBack(_) => 4,
-                Self::Leaving | Self::Reopen => 0,
+                Self::Consumed(_) | Self::GiveBack(_) | Self::EndBy(_) => 4,
+                Self::Leaving | Self::Reopen | Self::Leave | Self::Disconnecting => 0,
             }
     }
 
@@ -248,8 +260,10 @@ impl<'a> Frame<'a> {
             Self::NoReply(n) | Self::NoReplies(n) => {
                 datagram.extend_from_slice(&n.to_le_bytes());
             }
-            Self::Consumed(n) | Self::GiveBack(n) => datagram.extend_from_slice(&n.to_le_bytes()),
-            Self::Leaving | Self::Reopen => {}
+            Self::Consumed(n) | Self::GiveBack(n) | Self::EndBy(n) => {
+                datagram.extend_from_slice(&n.to_le_bytes());
+            }
+            Self::Leaving | Self::Reopen | Self::Leave | Self::Disconnecting => {}
         }
     }
 }
@@ -411,6 +425,9 @@ mod tests {
             Frame::GiveBack(64),
             Frame::Cut(b"12345678"),
             Frame::Reopen,
+            Frame::Leave,
+            Frame::EndBy(15),
+            Frame::Disconnecting,
             Frame::NoReplies(9),
         ];
         let mut datagram = Vec::new();

@@ -77,12 +77,12 @@
 //!
 //! ```text
 //! 5 surface    server (ClusteredServer, Serve)  times  upkeep  hooks  start  single  service  cluster  layer  extract
-//! 4 roles      primary/ (driver/, dispatch/, choice, acceptor, link, gate, process, memory, image, succession, handle, hooks)
+//! 4 roles      primary/ (driver/, dispatch/, choice, acceptor, link, gate, process, memory, image, succession, handle, life, wishes, hooks)
 //!              worker/ (run, apps, inbox, hub, watch)
 //! 3 http       http/ (serving, timeouts, draining, letting go): knows a stream and a service, not who handed them over
 //! 2 wires      ipc/ (channel, intake, outbox, letter, requests, datagram, memfd, parcel, limits)  scoreboard/  listeners  sockets  signals  birth  reactor
 //! 1 machines   supervisor/  recycling  rebalance  scheduler  frame: pure, no tokio, no descriptor, no clock
-//! 0 words      settings  address  event  message  moved  id  error
+//! 0 words      settings  address  event  message  moved  signal  id  error
 //! ```
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
@@ -114,6 +114,7 @@ mod scoreboard;
 mod server;
 mod service;
 mod settings;
+mod signal;
 mod signals;
 mod single;
 mod sockets;
@@ -133,9 +134,10 @@ pub use id::{Generation, Slot, WorkerId};
 pub use ipc::{Reply, Sending};
 pub use layer::{ClusterLayer, ClusterService, ResponseFuture};
 pub use message::{Message, RequestNotice};
-pub use primary::{Primary, Ticket, WorkerHandle};
+pub use primary::{Primary, Ticket, WorkerHandle, WorkerProcess};
 pub use server::{ClusteredServer, Role, Serve};
 pub use settings::Scheduling;
+pub use signal::Signal;
 pub use worker::{Draining, Messages, Worker};
 
 #[doc = include_str!("../docs/restarting.md")]

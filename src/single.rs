@@ -29,7 +29,7 @@ use crate::{
         outbox::Outbox,
     },
     listeners::Bound,
-    primary::{Command, Event, Events, SECOND_STOP, Shared},
+    primary::{Command, Event, Events, SECOND_STOP, Shared, Wish},
     reactor,
     scoreboard::Row,
     service::AppMaker,
@@ -37,7 +37,7 @@ use crate::{
     signals::{Order, PrimarySignals},
     sockets::{self, Listener},
     start::{Rest, Running, all},
-    worker::{App, Hub, Parts, Serving, Worker, take_in, timeouts},
+    worker::{App, Hub, Parting, Parts, Serving, Worker, take_in, timeouts},
 };
 
 /// A cluster of one process, ready to serve.
@@ -58,6 +58,8 @@ struct Server {
     worker: Worker,
     handle: WorkerHandle,
     told_at: Instant,
+    /// How far its worker wanted to leave so far.
+    parting: Parting,
 }
 
 impl Single {
@@ -98,7 +100,15 @@ impl Single {
             row: row.clone(),
             notices: events.wants.notices,
         });
-        let handle = WorkerHandle::new(id, slot, generation, std::process::id(), to_worker, row);
+        let handle = WorkerHandle::new(
+            id,
+            slot,
+            generation,
+            std::process::id(),
+            to_worker,
+            row,
+            shared.commands(),
+        );
         shared.born(handle.clone());
         cluster::announce_worker(&worker);
         Ok(Self {
@@ -114,6 +124,7 @@ impl Single {
                 worker,
                 handle,
                 told_at: Instant::now(),
+                parting: Parting::Stays,
             },
         })
     }
@@ -241,9 +252,17 @@ impl Server {
     async fn told_to_end(&mut self) -> bool {
         loop {
             let order = tokio::select! {
+                biased;
                 order = self.signals.next() => order,
+                parting = self.worker.parting_beyond(self.parting) => {
+                    self.parting = parting;
+                    return parting == Parting::Ends;
+                }
                 command = self.commands.recv() => match command {
                     Some(Command::Shutdown) => return false,
+                    // The one worker is the whole cluster.
+                    Some(Command::Worker(_, Wish::Disconnect)) => return false,
+                    Some(Command::Worker(..)) => return true,
                     // Their tickets say `Gone`: there is nothing to restart.
                     Some(Command::Restart(_) | Command::Scale(..) | Command::Upgrade(..)) => continue,
                     None => std::future::pending().await,

@@ -82,6 +82,12 @@ impl Channel {
         }
     }
 
+    /// Ends it in both directions: the other side reads what was sent and then the end, whoever else holds the socket.
+    pub(crate) fn shut(&self) {
+        // Fails where the other side has gone: then it is shut.
+        let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both);
+    }
+
     pub(crate) async fn send(&self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
         loop {
             match datagram::send(self.socket.get_ref(), bytes, fds) {

@@ -10,9 +10,13 @@ use std::{
 };
 
 use serde::Serialize;
+use tokio::sync::{mpsc, watch};
+
+use super::{Command, life::Life};
 
 use crate::{
     error::Result,
+    event::Exit,
     id::{Generation, Slot, WorkerId},
     ipc::{Reply, Sending, outbox::Outbox},
     scoreboard::Row,
@@ -33,6 +37,8 @@ struct Shared {
     pid: u32,
     outbox: Arc<Outbox>,
     row: Arc<Row>,
+    commands: mpsc::UnboundedSender<Command>,
+    life: watch::Sender<Life>,
     retired: AtomicBool,
     dead: AtomicBool,
 }
@@ -45,6 +51,7 @@ impl WorkerHandle {
         pid: u32,
         outbox: Arc<Outbox>,
         row: Arc<Row>,
+        commands: mpsc::UnboundedSender<Command>,
     ) -> Self {
         let shared = Shared {
             id,
@@ -53,6 +60,8 @@ impl WorkerHandle {
             pid,
             outbox,
             row,
+            commands,
+            life: watch::Sender::default(),
             retired: AtomicBool::new(false),
             dead: AtomicBool::new(false),
         };
@@ -199,6 +208,23 @@ impl WorkerHandle {
 
     pub(crate) fn died(&self) {
         self.shared.dead.store(true, Relaxed);
+    }
+
+    pub(super) fn commands(&self) -> &mpsc::UnboundedSender<Command> {
+        &self.shared.commands
+    }
+
+    pub(super) fn life(&self) -> &watch::Sender<Life> {
+        &self.shared.life
+    }
+
+    pub(super) fn resume(&self, listening: bool, disconnected: bool) {
+        let life = Life::resumed(listening, disconnected);
+        self.shared.life.send_replace(life);
+    }
+
+    pub(super) fn exit(&self) -> Option<Exit> {
+        self.shared.life.borrow().exit().cloned()
     }
 
     pub(crate) fn outbox(&self) -> &Arc<Outbox> {

@@ -9,7 +9,7 @@ use std::{
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Primary, handle::WorkerHandle};
+use super::{Primary, handle::WorkerHandle, life};
 use crate::{
     address::Address,
     error::Error,
@@ -86,6 +86,7 @@ pub(crate) struct Wants {
 
 impl Events {
     pub(crate) fn send(&self, event: Event) {
+        life::note(&event);
         // The program may have dropped the future that runs hooks.
         let _ = self.queue.send(event);
     }

@@ -192,6 +192,7 @@ impl Link {
                     let _ = self.seen.send(Seen::Listening(self.handle.id(), asked));
                     self.events.send(Event::Listening(self.handle.clone()));
                 }
+                Frame::Disconnecting => self.tell(Input::Disconnect(self.handle.id())),
                 Frame::Leaving => self.tell(Input::Leaving(self.handle.id())),
                 Frame::Letter(envelope) => {
                     if !consumption.received(frame.weight()) {
@@ -237,6 +238,8 @@ impl Link {
                 | Frame::Accept(_)
                 | Frame::Cut(_)
                 | Frame::Reopen
+                | Frame::Leave
+                | Frame::EndBy(_)
                 | Frame::NoReplies(_) => {
                     return Err("a frame that workers do not send");
                 }

@@ -8,10 +8,12 @@ mod gate;
 mod handle;
 mod hooks;
 mod image;
+mod life;
 mod link;
 mod memory;
 mod process;
 mod succession;
+mod wishes;
 
 use std::{
     collections::BTreeMap,
@@ -34,6 +36,8 @@ pub use handle::WorkerHandle;
 pub(crate) use hooks::{Event, Events, Hooks};
 pub(crate) use image::{Image, Origin, is_test_binary, program_path};
 pub(crate) use succession::Estate;
+pub(crate) use wishes::Wish;
+pub use wishes::WorkerProcess;
 
 use crate::{
     address::Address,
@@ -76,6 +80,7 @@ struct Table {
 #[derive(Debug)]
 pub(crate) enum Command {
     Shutdown,
+    Worker(WorkerId, Wish),
     Restart(oneshot::Sender<Result<Restarted>>),
     Scale(u32, oneshot::Sender<Result<()>>),
     Upgrade(Option<PathBuf>, oneshot::Sender<Result<()>>),
@@ -99,6 +104,10 @@ impl Shared {
 
     fn table(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn commands(&self) -> mpsc::UnboundedSender<Command> {
+        self.commands.clone()
     }
 
     pub(crate) fn born(&self, worker: WorkerHandle) {

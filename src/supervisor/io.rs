@@ -27,6 +27,12 @@ pub(crate) enum Input {
     Leaving(WorkerId),
     /// It has served enough ([`Recycling`](crate::recycling::Recycling)): replaced as one that asked to leave, but without the grace.
     Recycle(WorkerId),
+    /// The program wants it to leave now; its slot is filled again at once.
+    Disconnect(WorkerId),
+    /// The program wants it to leave, and to end by a signal when it has not by the drain deadline, or is leaving already.
+    DisconnectAndEnd(WorkerId),
+    /// The program wants it to end by a signal now.
+    End(WorkerId),
     /// Replace every worker by one of a new generation, each of which must have listened for `min_up` to count.
     Restart { min_up: Duration },
     /// Have this many workers from now on; zero is ignored.
@@ -52,6 +58,8 @@ pub(crate) enum Action {
     },
     /// Take it out of scheduling, then order it to drain. At most once a worker.
     Retire(WorkerId),
+    /// Have it end by the signal that the program named. At most once a worker, and not of one that was aborted.
+    End(WorkerId),
     /// Send SIGABRT. At most once a worker.
     Abort(WorkerId),
     /// Send SIGKILL. At most once a worker.

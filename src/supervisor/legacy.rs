@@ -65,7 +65,9 @@ impl Supervisor {
             && self
                 .workers
                 .values()
-                .all(|worker| worker.force == Force::None);
+                .all(|worker| worker.force == Force::None)
+            // Who ends by which signal is not handed over.
+            && !self.workers.values().any(|worker| worker.is_to_end);
         let filled = self.places.iter().all(|place| {
             let incumbent = place.incumbent.and_then(|id| self.workers.get(&id));
             incumbent

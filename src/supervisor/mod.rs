@@ -15,11 +15,12 @@
 //! # Layout
 //!
 //! `io` inputs and actions · `policy` numbers · `worker` one worker's life · `slot` keeping the places filled · `backoff`
-//! waiting after deaths · `rollout` replacing one worker at a time · `clock` time without the primary's own stops · `legacy` from one program to
+//! waiting after deaths · `rollout` replacing one worker at a time · `endings` what the program asks for one worker · `clock` time without the primary's own stops · `legacy` from one program to
 //! the next
 
 mod backoff;
 mod clock;
+mod endings;
 mod io;
 mod legacy;
 mod policy;
@@ -223,6 +224,9 @@ impl Supervisor {
             }
             Input::Leaving(id) => self.replace_at(id, now + self.policy.leave_grace),
             Input::Recycle(id) => self.replace_at(id, now),
+            Input::Disconnect(id) => self.disconnect(id, now),
+            Input::DisconnectAndEnd(id) => self.disconnect_and_end(id, now),
+            Input::End(id) => self.end(id, now),
             Input::Restart { min_up } => self.request_restart(min_up),
             Input::Scale(workers) => self.scale(workers, now),
             Input::Ending => self.workers.values_mut().for_each(|it| it.leaving = None),
@@ -304,6 +308,10 @@ impl Supervisor {
                 Overdue::Boot => self.note(Note::BootTimeout(id)),
                 Overdue::Drain => self.note(Note::DeadlinePassed(id)),
                 Overdue::Abort => {}
+                Overdue::End => {
+                    self.end(id, now);
+                    continue;
+                }
                 Overdue::Beat => {
                     self.note(Note::Hung(id));
                     self.actions.push_back(Action::Abort(id));

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::io::Note;
 use super::slot::Place;
 use super::worker::Worker;
-use super::{Phase, Supervisor};
+use super::{Phase, State, Supervisor};
 use crate::id::{Generation, Slot, WorkerId};
 
 /// A rolling restart under way.
@@ -235,7 +235,11 @@ impl Supervisor {
         else {
             return;
         };
-        self.kill(id);
+        // One that the program has told to leave has its time for that.
+        let leaves = |worker: &Worker| worker.state() == State::Draining;
+        if !self.workers.get(&id).is_some_and(leaves) {
+            self.kill(id);
+        }
         if cause == Cause::Restart
             && let Some(Restart { generation, .. }) = self.restart.take()
         {

@@ -1,5 +1,6 @@
 //! A test a rule; random inputs are in `random`.
 
+mod asked;
 mod legacy;
 mod random;
 

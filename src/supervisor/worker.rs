@@ -40,6 +40,8 @@ pub(super) struct Worker {
     pub(super) generation: Generation,
     life: Life,
     pub(super) force: Force,
+    /// The program wants it to end by a signal, once it has had its time to leave.
+    pub(super) is_to_end: bool,
     /// From when on it is to be replaced, because it asked to leave or has served enough.
     pub(super) leaving: Option<Instant>,
 }
@@ -78,6 +80,7 @@ enum Life {
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Force {
     None,
+    /// By SIGABRT, or by the signal that the program named.
     Aborted {
         since: Instant,
     },
@@ -91,6 +94,7 @@ pub(super) enum Force {
 pub(super) enum Overdue {
     Boot,
     Drain,
+    End,
     Beat,
     Abort,
 }
@@ -106,6 +110,7 @@ impl Worker {
             generation,
             life,
             force: Force::None,
+            is_to_end: false,
             leaving: None,
         }
     }
@@ -125,6 +130,7 @@ impl Worker {
             generation: survivor.generation,
             life,
             force: Force::None,
+            is_to_end: false,
             leaving: None,
         }
     }
@@ -237,6 +243,17 @@ impl Worker {
         obeys
     }
 
+    /// As [`drain`](Self::drain), but of one that has not said hello too: it finds the order when it comes to serve.
+    pub(super) fn retire(&mut self, now: Instant) -> bool {
+        if self.force != Force::None {
+            return false;
+        }
+        if matches!(self.life, Life::Starting { spawned: true, .. }) {
+            self.life = Life::Online { since: now };
+        }
+        self.drain(now)
+    }
+
     /// Whether it is gone for good.
     pub(super) fn disconnected(&mut self, now: Instant) -> bool {
         let since = match self.life {
@@ -248,6 +265,10 @@ impl Worker {
             since,
             listened: self.listened(now),
         };
+        // Its channel is gone, so it cannot be told any more: it ends soon or is killed.
+        if self.is_to_end && self.force == Force::None {
+            self.force = Force::Aborted { since: now };
+        }
         false
     }
 
@@ -270,8 +291,15 @@ impl Worker {
                     (since + policy.boot_timeout, Overdue::Boot)
                 }
                 Life::Listening { beat, .. } => (beat + policy.hang_timeout, Overdue::Beat),
-                Life::Draining { since, beat } => (since + policy.drain_deadline, Overdue::Drain)
-                    .min((beat + policy.hang_timeout, Overdue::Beat)),
+                Life::Draining { since, beat } => {
+                    let overdue = if self.is_to_end {
+                        Overdue::End
+                    } else {
+                        Overdue::Drain
+                    };
+                    (since + policy.drain_deadline, overdue)
+                        .min((beat + policy.hang_timeout, Overdue::Beat))
+                }
                 Life::Disconnected { since, .. } => (since + policy.drain_deadline, Overdue::Drain),
                 Life::Dead => return None,
             }),

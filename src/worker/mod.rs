@@ -4,6 +4,7 @@ mod apps;
 mod doors;
 mod hub;
 mod inbox;
+mod leaving;
 mod run;
 mod watch;
 
@@ -13,7 +14,7 @@ use std::{
     os::fd::OwnedFd,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, atomic::AtomicBool},
     task::{Context, Poll},
 };
 
@@ -24,6 +25,7 @@ pub(crate) use apps::{App, AppSource, Serving, app};
 pub(crate) use hub::Hub;
 pub use hub::Messages;
 pub(crate) use inbox::take_in;
+pub(crate) use leaving::Parting;
 pub(crate) use run::{Joined, timeouts};
 
 use crate::{
@@ -61,6 +63,10 @@ struct Shared {
     row: Arc<Row>,
     draining: value::Sender<bool>,
     reopened: value::Sender<u64>,
+    parting: value::Sender<Parting>,
+    /// Its channel is closed.
+    parted: value::Sender<bool>,
+    serving: AtomicBool,
     /// The primary has a hook that wants a notice a request.
     notices: bool,
 }
@@ -104,6 +110,9 @@ impl Worker {
                 row,
                 draining,
                 reopened,
+                parting: value::Sender::default(),
+                parted: value::Sender::default(),
+                serving: AtomicBool::new(false),
                 notices,
             }),
         }

@@ -14,6 +14,7 @@ use super::{
     App, AppSource, Hub, Parts, Serving, Worker,
     doors::{Door, Doors},
     inbox::take_in,
+    leaving,
     watch::Watch,
 };
 use crate::{
@@ -39,9 +40,6 @@ const SECOND_LOOK: Duration = Duration::from_millis(100);
 /// How often a worker shows that its runtime turns.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 
-/// The longest that a leaving worker waits for its last messages to go.
-const FLUSH: Duration = Duration::from_secs(1);
-
 /// How often a worker that can hold no more connections looks whether one has closed.
 const FULL_PAUSE: Duration = Duration::from_millis(10);
 
@@ -51,6 +49,7 @@ pub(crate) struct Joined {
     worker: Worker,
     settings: Settings,
     prepare: bool,
+    channel: Arc<Channel>,
     intake: Arc<IntakeReceiver>,
     connections: Connections,
     doors: Arc<Doors>,
@@ -97,11 +96,12 @@ impl Joined {
         let tasks = Tasks(vec![
             spawn(write(channel.clone(), worker.clone())),
             spawn(read(
-                channel,
+                channel.clone(),
                 worker.clone(),
                 connections.clone(),
                 doors.clone(),
             )),
+            spawn(leaving::leave_when_wanted(worker.clone(), channel.clone())),
             spawn(beat(worker.clone())),
             spawn(tell_of_term(signals, worker.clone())),
             spawn({
@@ -113,6 +113,7 @@ impl Joined {
             worker,
             settings,
             prepare: welcome.prepare,
+            channel,
             intake,
             connections,
             doors,
@@ -136,12 +137,14 @@ impl Joined {
         let Self {
             worker,
             settings,
+            channel,
             intake,
             connections,
             doors,
             watch,
             ..
         } = &self;
+        worker.serves();
         let served = match source(worker.clone()).await {
             Ok(apps) => {
                 worker.outbox().order(&Frame::Listening(&asked));
@@ -165,9 +168,7 @@ impl Joined {
             }
             Err(error) => Err(error),
         };
-        // Past this time what is not flushed is lost, as with a kill: the primary does not read.
-        let _ = tokio::time::timeout(FLUSH, worker.outbox().flushed()).await;
-        worker.outbox().close();
+        worker.close(channel).await;
         watch.end_within(settings.exit_grace);
         served
     }
@@ -338,11 +339,15 @@ async fn read(channel: Arc<Channel>, worker: Worker, connections: Connections, d
                 tracing::debug!(worker = %worker.id(), connections = told, "gives idle connections back");
             }
             Frame::Reopen => worker.reopen(),
+            Frame::Leave => worker.leave(),
+            Frame::EndBy(signal) => leaving::end_by(signal),
             _ => tracing::error!("the primary sent a frame that this version does not know"),
         });
     }
     worker.outbox().close();
     worker.hub().end();
+    // Nobody is left to work for.
+    worker.leave();
 }
 
 /// Accepts at the listening sockets that came; `said` is the number and the app of each.

@@ -22,6 +22,7 @@ mod drain;
 mod handlers;
 mod hooks;
 mod limits;
+mod lives;
 mod lost;
 mod mail;
 mod messages;

@@ -95,7 +95,16 @@ impl Driver {
             life,
             ..
         } = survivor;
-        let handle = WorkerHandle::new(id, slot, generation, kept.pid, outbox, row.clone());
+        let handle = WorkerHandle::new(
+            id,
+            slot,
+            generation,
+            kept.pid,
+            outbox,
+            row.clone(),
+            self.shared.commands(),
+        );
+        handle.resume(kept.served, !connected);
         if kept.retired {
             handle.retire();
         }

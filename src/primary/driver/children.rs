@@ -16,6 +16,7 @@ use crate::{
     birth::Welcome,
     error::{Error, Result},
     event::{Cuts, Exit},
+    frame::Frame,
     id::{Generation, Slot, WorkerId},
     ipc::{
         channel::{self, Channel, Consumption},
@@ -65,6 +66,8 @@ pub(super) struct Child {
     pub(super) binding: usize,
     pub(super) served: bool,
     pub(super) boot_timeout: bool,
+    /// The signal that the program wants it to end by.
+    pub(super) end_by: crate::signal::Signal,
     /// Why it is killed although nothing is wrong with it as a worker.
     pub(super) refused: Option<String>,
     /// What it had to cut at its drain deadline.
@@ -126,7 +129,16 @@ impl Driver {
         let process = Process::spawn(&image, &self.origin, id, slot, theirs)?;
         let outbox = Arc::new(Outbox::default());
         let consumption = Consumption::new(outbox.clone());
-        let handle = WorkerHandle::new(id, slot, generation, process.pid(), outbox, Arc::new(row));
+        let commands = self.shared.commands();
+        let handle = WorkerHandle::new(
+            id,
+            slot,
+            generation,
+            process.pid(),
+            outbox,
+            Arc::new(row),
+            commands,
+        );
         tracing::info!(worker = %id, %slot, pid = process.pid(), "worker started");
         self.shared.born(handle.clone());
         self.events.send(Event::Fork(handle.clone()));
@@ -187,6 +199,7 @@ impl Driver {
             binding: 0,
             served: false,
             boot_timeout: false,
+            end_by: Default::default(),
             refused: None,
             cuts: Cuts::default(),
         };
@@ -218,6 +231,8 @@ impl Driver {
             // The order stands before the intake ends.
             child.handle.row().order_to_leave(self.takes_back());
             child.intake.finish();
+            // One that does not serve does not look there.
+            child.handle.outbox().order(&Frame::Leave);
         }
     }
 

@@ -8,6 +8,7 @@ mod recycling;
 mod restarts;
 mod shared;
 mod upgrade;
+mod wishes;
 
 use std::{
     cell::RefCell,
@@ -251,6 +252,7 @@ impl Driver {
                     generation,
                 } => self.spawn(id, slot, generation),
                 Action::Retire(id) => self.retire(id),
+                Action::End(id) => self.end_by_signal(id),
                 Action::Abort(id) => self.signal(id, Signal::ABORT),
                 Action::Kill(id) => self.signal(id, Signal::KILL),
                 Action::Note(note) => self.note(&note),
@@ -405,6 +407,7 @@ impl Driver {
     fn command(&mut self, command: Command) {
         match command {
             Command::Shutdown if self.ending.is_none() => self.announce_end(),
+            Command::Worker(id, wish) => self.grant(id, wish),
             // Tickets of what comes too late say `Gone`.
             _ if self.ending.is_some() => {}
             Command::Shutdown => {}

@@ -55,6 +55,8 @@ enum Step {
     CloseChannel(usize),
     Leaving(usize),
     Recycle(usize),
+    /// The program asks for a worker's end, in one of the three ways.
+    Ask(usize),
     Beats,
     Restart(u64),
     Succeed,
@@ -75,6 +77,7 @@ fn step() -> impl Strategy<Value = Step> {
         20 => who().prop_map(Step::CloseChannel),
         40 => who().prop_map(Step::Leaving),
         40 => who().prop_map(Step::Recycle),
+        40 => who().prop_map(Step::Ask),
         40 => Just(Step::Beats),
         60 => prop_oneof![Just(0), 1..1500_u64].prop_map(Step::Restart),
         40 => Just(Step::Succeed),
@@ -152,6 +155,12 @@ impl World {
                     self.send(Input::Recycle(id));
                 }
             }
+            Step::Ask(who) => {
+                if let Some(id) = self.some(who / 3, Process::lives) {
+                    let ask = [Input::Disconnect, Input::DisconnectAndEnd, Input::End][who % 3];
+                    self.send(ask(id));
+                }
+            }
             Step::Beats => {
                 let living: Vec<_> = self
                     .processes
@@ -226,7 +235,7 @@ impl World {
         let up = self
             .some(who, |process| process.stage >= Stage::Online)
             .unwrap_or(stranger);
-        self.send(match what % 14 {
+        self.send(match what % 17 {
             0 => Input::Start,
             1 => Input::Listening(booting),
             2 => Input::Spawned(up),
@@ -240,6 +249,9 @@ impl World {
             10 => Input::Leaving(gone),
             11 => Input::Recycle(gone),
             12 => Input::Ending,
+            13 => Input::Disconnect(gone),
+            14 => Input::DisconnectAndEnd(gone),
+            15 => Input::End(gone),
             _ => Input::Exited(stranger),
         });
     }
@@ -257,7 +269,10 @@ impl World {
     /// Hands an input in and holds every answer against the invariants.
     fn send(&mut self, input: Input) {
         self.supervisor.handle(self.now, input);
-        let asked_to_shrink = matches!(input, Input::Scale(_));
+        let asked_to_shrink = matches!(
+            input,
+            Input::Scale(_) | Input::Disconnect(_) | Input::DisconnectAndEnd(_)
+        );
         self.stopping |= matches!(input, Input::Shutdown | Input::ShutdownNow);
         while let Some(action) = self.supervisor.poll() {
             assert!(!self.finished, "{action:?} after the last action");
@@ -316,7 +331,7 @@ impl World {
                         .replaced_someone = true;
                 }
             }
-            Action::Abort(id) => {
+            Action::End(id) | Action::Abort(id) => {
                 let process = self.processes.get_mut(&id).unwrap();
                 assert!(process.lives() && !process.aborted && !process.killed);
                 process.aborted = true;

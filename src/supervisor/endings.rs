@@ -1,0 +1,57 @@
+//! What the program asks for one worker: to leave, or to end by a signal.
+
+use std::time::Instant;
+
+use super::worker::{Force, State};
+use super::{Action, Supervisor};
+use crate::id::WorkerId;
+
+impl Supervisor {
+    /// Has a worker leave at once, whatever it is doing; its slot is free for another from now on, which starts without a back-off.
+    pub(super) fn disconnect(&mut self, id: WorkerId, now: Instant) {
+        let Some(worker) = self.workers.get_mut(&id) else {
+            return;
+        };
+        let (slot, listened) = (worker.slot, worker.listened(now));
+        if !worker.retire(now) {
+            return;
+        }
+        self.actions.push_back(Action::Retire(id));
+        let Some(place) = self.place_mut(slot) else {
+            return;
+        };
+        // It has not died: nothing is held against its slot.
+        place.incumbent.take_if(|incumbent| *incumbent == id);
+        if let Some(listened) = listened {
+            place.backoff.earn(listened);
+        }
+    }
+
+    /// Has a worker leave and end by a signal where that takes too long; one that leaves already is not waited for any more.
+    pub(super) fn disconnect_and_end(&mut self, id: WorkerId, now: Instant) {
+        let Some(worker) = self.workers.get_mut(&id) else {
+            return;
+        };
+        match worker.state() {
+            State::Starting | State::Online | State::Listening => {
+                worker.is_to_end = true;
+                self.disconnect(id, now);
+            }
+            State::Draining => self.end(id, now),
+            State::Disconnected => self.kill(id),
+            State::Dead => {}
+        }
+    }
+
+    /// Has a worker end by a signal at once, and kills it where that does not end it.
+    pub(super) fn end(&mut self, id: WorkerId, now: Instant) {
+        let Some(worker) = self.workers.get_mut(&id) else {
+            return;
+        };
+        let lives = worker.is_spawned() && worker.state() != State::Dead;
+        if lives && worker.force == Force::None {
+            worker.force = Force::Aborted { since: now };
+            self.actions.push_back(Action::End(id));
+        }
+    }
+}

@@ -28,9 +28,10 @@ impl<S: Sync> OptionalFromRequestParts<S> for Worker {
     }
 }
 
-/// Putting it into each request would cost 41 ns; only [`ClusterLayer::pair`](crate::ClusterLayer::pair) does.
+/// Putting it into each request would cost 41 ns; only [`ClusterLayer::pair`](crate::ClusterLayer::pair) does. Its own comes first: in a
+/// test binary another test may have made this process a worker, and ended it.
 fn find(parts: &Parts) -> Option<Worker> {
-    cluster::worker().or_else(|| parts.extensions.get().cloned())
+    parts.extensions.get().cloned().or_else(cluster::worker)
 }
 
 /// The rejection of the [`Worker`] extractor: the app does not run in a worker.

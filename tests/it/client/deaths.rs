@@ -17,7 +17,7 @@ impl Deaths {
     pub(crate) fn in_output(output: &str) -> Self {
         let mut deaths = Self::default();
         for line in output.lines().filter(|line| {
-            line.starts_with("exit worker=") && line.ends_with("after_disconnect=false")
+            line.starts_with("exit worker=") && line.contains("after_disconnect=false")
         }) {
             deaths.workers += 1;
             deaths.in_flight += number(line, "in_flight=");

@@ -62,6 +62,8 @@ pub(super) struct Child {
     pub(super) binding: usize,
     pub(super) served: bool,
     pub(super) boot_timeout: bool,
+    /// It was killed, and says perhaps that it listens before it dies of that.
+    killed: bool,
     /// Why it is killed although nothing is wrong with it as a worker.
     pub(super) refused: Option<String>,
     /// What it had to cut at its drain deadline.
@@ -183,6 +185,7 @@ impl Driver {
             binding: 0,
             served: false,
             boot_timeout: false,
+            killed: false,
             refused: None,
             cuts: Cuts::default(),
         };
@@ -234,7 +237,8 @@ impl Driver {
     }
 
     pub(super) fn signal(&mut self, id: WorkerId, signal: Signal) {
-        if let Some(child) = self.children.get(&id) {
+        if let Some(child) = self.children.get_mut(&id) {
+            child.killed |= signal == Signal::KILL;
             child.process.signal(signal);
         }
     }
@@ -244,6 +248,7 @@ impl Driver {
         if let Some(child) = self.children.get_mut(&id)
             && !child.served
             && child.binding == 0
+            && !child.killed
             && child.refused.is_none()
         {
             let apps = apps(&self.acceptors, &child.asked);

@@ -78,7 +78,7 @@ impl ClusteredServer {
     /// [`cluster::inherited`](crate::cluster::inherited), before its own hooks are even built.
     ///
     /// Called again, with hooks in between, if this program had to go on after all. It holds up the execution, not the workers; past 5 s
-    /// the upgrade is given up.
+    /// the upgrade is given up, as it is for more than 64 MiB.
     pub fn on_upgrade(mut self, hook: impl FnMut() -> Vec<u8> + Send + 'static) -> Self {
         self.hooks.upgrade = Some(Box::new(hook));
         self

@@ -43,6 +43,13 @@ pub(crate) fn pack(
     inheritance: &[u8],
     fds: &[BorrowedFd<'_>],
 ) -> io::Result<OwnedFd> {
+    // Whoever unpacks it would refuse it, when there is no way back any more.
+    if description.len().max(inheritance.len()) > MAX_BYTES {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "more than 64 MiB is to be left to the next program",
+        ));
+    }
     let (ours, theirs) = datagram::pair()?;
     set_socket_send_buffer_size(&ours, BUFFER)?;
     let (description, inheritance) = (memfd::seal(description)?, memfd::seal(inheritance)?);
@@ -115,6 +122,15 @@ mod tests {
             datagram::receive(other, &mut byte).unwrap();
             assert_eq!(usize::from(byte[0]), n);
         }
+    }
+
+    #[test]
+    fn what_would_not_be_unpacked_is_not_packed() {
+        let (stdin, most) = (std::io::stdin(), vec![0; MAX_BYTES + 1]);
+        let pack = |bytes: &[u8]| pack(stdin.as_fd(), b"{}", bytes, &[]);
+        assert!(pack(&most).is_err());
+        let parcel = unpack(pack(&most[1..]).unwrap()).unwrap();
+        assert_eq!(parcel.inheritance.len(), MAX_BYTES);
     }
 
     #[test]

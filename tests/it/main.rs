@@ -8,10 +8,10 @@
 )]
 
 #[allow(dead_code, reason = "a client has more ways to ask than tests use")]
-mod attacks;
 mod client;
 mod support;
 
+mod attacks;
 mod bad_input;
 mod birth;
 mod broken;

@@ -68,6 +68,8 @@ pub(super) struct Child {
     pub(super) boot_timeout: bool,
     /// The signal that the program wants it to end by.
     pub(super) end_by: crate::signal::Signal,
+    /// It was killed, and says perhaps that it listens before it dies of that.
+    killed: bool,
     /// Why it is killed although nothing is wrong with it as a worker.
     pub(super) refused: Option<String>,
     /// What it had to cut at its drain deadline.
@@ -200,6 +202,7 @@ impl Driver {
             served: false,
             boot_timeout: false,
             end_by: Default::default(),
+            killed: false,
             refused: None,
             cuts: Cuts::default(),
         };
@@ -253,7 +256,8 @@ impl Driver {
     }
 
     pub(super) fn signal(&mut self, id: WorkerId, signal: Signal) {
-        if let Some(child) = self.children.get(&id) {
+        if let Some(child) = self.children.get_mut(&id) {
+            child.killed |= signal == Signal::KILL;
             child.process.signal(signal);
         }
     }
@@ -263,6 +267,7 @@ impl Driver {
         if let Some(child) = self.children.get_mut(&id)
             && !child.served
             && child.binding == 0
+            && !child.killed
             && child.refused.is_none()
         {
             let apps = apps(&self.acceptors, &child.asked);

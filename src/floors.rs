@@ -3,13 +3,14 @@
 use std::{collections::BTreeMap, fs, path::Path};
 
 /// Each top-level module and its floor, as the map in `lib.rs` draws them.
-const FLOORS: [(&str, u8); 34] = [
+const FLOORS: [(&str, u8); 35] = [
     ("address", 0),
     ("error", 0),
     ("event", 0),
     ("id", 0),
     ("message", 0),
     ("moved", 0),
+    ("schedule", 0),
     ("settings", 0),
     ("frame", 1),
     ("rebalance", 1),

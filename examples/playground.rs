@@ -85,7 +85,7 @@ use axum::{
     routing::{get, post},
 };
 use axum_cluster::{
-    BoxError, ClusteredServer, Exit, Message, Primary, Worker, WorkerHandle, cluster,
+    BoxError, Candidate, ClusteredServer, Exit, Message, Primary, Worker, WorkerHandle, cluster,
 };
 use futures_util::{Stream, StreamExt};
 use serde::{Deserialize, Serialize};
@@ -329,6 +329,26 @@ fn configured() -> Result<ClusteredServer, String> {
     }
     if let Some(rebalance) = number("REBALANCE")? {
         server = server.rebalance(rebalance != 0);
+    }
+    match env::var("SCHEDULE").as_deref() {
+        Err(_) => {}
+        Ok("newest") => {
+            server = server.schedule_with(|_: Option<SocketAddr>, workers: &[Candidate]| {
+                workers.last().map(|worker| worker.id)
+            });
+        }
+        Ok("panic") => {
+            server = server.schedule_with(
+                |_: Option<SocketAddr>, _: &[Candidate]| -> Option<axum_cluster::WorkerId> {
+                    panic!("on purpose")
+                },
+            );
+        }
+        Ok(value) => {
+            return Err(format!(
+                "SCHEDULE is `{value}`; expected `newest` or `panic`"
+            ));
+        }
     }
     match env::var("HANDBACK").as_deref() {
         Err(_) | Ok("on") => {}

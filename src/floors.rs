@@ -10,6 +10,7 @@ const FLOORS: [(&str, u8); 35] = [
     ("id", 0),
     ("message", 0),
     ("moved", 0),
+    ("schedule", 0),
     ("settings", 0),
     ("signal", 0),
     ("frame", 1),

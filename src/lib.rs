@@ -82,7 +82,7 @@
 //! 3 http       http/ (serving, timeouts, draining, letting go): knows a stream and a service, not who handed them over
 //! 2 wires      ipc/ (channel, intake, outbox, letter, requests, datagram, memfd, parcel, limits)  scoreboard/  listeners  sockets  signals  birth  reactor
 //! 1 machines   supervisor/  recycling  rebalance  scheduler  frame: pure, no tokio, no descriptor, no clock
-//! 0 words      settings  address  event  message  moved  signal  id  error
+//! 0 words      schedule  settings  address  event  message  moved  signal  id  error
 //! ```
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
@@ -109,6 +109,7 @@ mod primary;
 mod reactor;
 mod rebalance;
 mod recycling;
+mod schedule;
 mod scheduler;
 mod scoreboard;
 mod server;
@@ -135,6 +136,7 @@ pub use ipc::{Reply, Sending};
 pub use layer::{ClusterLayer, ClusterService, ResponseFuture};
 pub use message::{Message, RequestNotice};
 pub use primary::{Primary, Ticket, WorkerHandle, WorkerProcess};
+pub use schedule::{Candidate, Schedule};
 pub use server::{ClusteredServer, Role, Serve};
 pub use settings::Scheduling;
 pub use signal::Signal;

@@ -117,6 +117,14 @@ impl Scheduler {
         Some(id)
     }
 
+    /// The members with room and their loads, in the order of their ids.
+    pub(crate) fn free(&self) -> impl Iterator<Item = (WorkerId, u64)> {
+        self.members
+            .iter()
+            .filter(|(_, member)| !member.blocked)
+            .map(|(&id, member)| (id, member.load))
+    }
+
     /// A connection was assigned by other means than [`pick`](Self::pick).
     pub(crate) fn assigned(&mut self, id: WorkerId) {
         self.reload(id, |member| member.load += 1);

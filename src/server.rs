@@ -18,6 +18,7 @@ use crate::{
     error::{BoxError, Error, Result},
     http::RequestBody,
     primary::Hooks,
+    schedule::{Custom, Schedule},
     service::{AppMaker, ReadyWhen, from_service},
     settings::{Scheduling, Settings},
     start::{Part, begin},
@@ -54,6 +55,7 @@ pub struct ClusteredServer {
     pub(crate) sources: Vec<(Source, u16)>,
     pub(crate) also: Vec<AppMaker>,
     pub(crate) settings: Settings,
+    pub(crate) schedule: Option<Custom>,
     pub(crate) hooks: Hooks,
     pub(crate) program: Option<PathBuf>,
     pub(crate) prepare: Option<Prepare>,
@@ -84,6 +86,7 @@ impl ClusteredServer {
             sources: vec![(source, 0)],
             also: Vec::new(),
             settings: Settings::default(),
+            schedule: None,
             hooks: Hooks::default(),
             program: None,
             prepare: None,
@@ -101,6 +104,30 @@ impl ClusteredServer {
     /// Who gets a new connection. Default: [`Scheduling::RoundRobin`]. The variable `AXUM_CLUSTER_SCHEDULING` overrides it.
     pub fn scheduling(mut self, scheduling: Scheduling) -> Self {
         self.settings.scheduling = scheduling;
+        self.schedule = None;
+        self
+    }
+
+    /// Lets the program choose who gets a new connection, in place of a [`scheduling`](Self::scheduling).
+    ///
+    /// Asked in the primary for each connection, also for those that come back when a worker leaves, and shown only workers that have room.
+    /// Connections are not moved for balance ([`rebalance`](Self::rebalance)) then. The variable `AXUM_CLUSTER_SCHEDULING` overrides it.
+    ///
+    /// ```
+    /// use std::net::SocketAddr;
+    /// use axum_cluster::{Candidate, ClusteredServer};
+    ///
+    /// // The first worker serves this machine, the others everybody else; without others, the rotation decides.
+    /// let server = ClusteredServer::bind("0.0.0.0:8000").schedule_with(
+    ///     |peer: Option<SocketAddr>, workers: &[Candidate]| match peer {
+    ///         Some(peer) if peer.ip().is_loopback() => Some(workers[0].id),
+    ///         _ => workers[1..].iter().min_by_key(|worker| worker.connections).map(|worker| worker.id),
+    ///     },
+    /// );
+    /// ```
+    pub fn schedule_with(mut self, schedule: impl Schedule + 'static) -> Self {
+        self.settings.scheduling = Scheduling::default();
+        self.schedule = Some(Custom::new(schedule));
         self
     }
 

@@ -130,15 +130,18 @@ async fn begin_primary(server: ClusteredServer, mut estate: Option<Estate>) -> R
         sources,
         also,
         settings,
+        schedule,
         hooks,
         program,
         prepare,
         ready,
     } = server;
     let variable = |name| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned());
+    let scheduling = variable("AXUM_CLUSTER_SCHEDULING");
+    let schedule = schedule.filter(|_| scheduling.is_none());
     let settings = settings.overridden(
         variable("AXUM_CLUSTER_WORKERS").as_deref(),
-        variable("AXUM_CLUSTER_SCHEDULING").as_deref(),
+        scheduling.as_deref(),
     )?;
     // Looked for again at each restart, when the working directory may be another.
     let program = program.map(|path| std::path::absolute(&path).unwrap_or(path));
@@ -215,6 +218,7 @@ async fn begin_primary(server: ClusteredServer, mut estate: Option<Estate>) -> R
     let (caught, catches) = oneshot::channel();
     let setup = Setup {
         settings,
+        schedule,
         image,
         own,
         program,

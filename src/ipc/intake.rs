@@ -181,6 +181,15 @@ impl IntakeReceiver {
         limits::has_reserve(&self.socket)
     }
 
+    /// As [`give_back`](Self::give_back), without waiting: for a thread that is not of the runtime.
+    ///
+    /// # Errors
+    ///
+    /// With the connection: the primary takes nothing now, or is gone.
+    pub(crate) fn give_back_now(&self, conn: Conn) -> Result<(), Conn> {
+        send(self.socket.get_ref(), std::slice::from_ref(&conn)).map_err(|_| conn)
+    }
+
     /// Gives a connection back to the primary, which has another worker go on with it.
     ///
     /// # Errors

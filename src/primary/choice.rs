@@ -3,10 +3,11 @@
 //! A connection that an old worker gives back during a restart would be given back again by the next old worker: so it goes to a worker
 //! that stays.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, net::SocketAddr};
 
 use crate::{
     id::{Generation, WorkerId},
+    schedule::Custom,
     scheduler::Scheduler,
     settings::Scheduling,
 };
@@ -14,6 +15,8 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Choice {
     scheduling: Scheduling,
+    /// The program's own.
+    custom: Option<Custom>,
     all: Scheduler,
     /// Those of the newest generation that has a member. Loads are kept in `all` only.
     newest: Scheduler,
@@ -22,9 +25,10 @@ pub(super) struct Choice {
 }
 
 impl Choice {
-    pub(super) fn new(scheduling: Scheduling) -> Self {
+    pub(super) fn new(scheduling: Scheduling, custom: Option<Custom>) -> Self {
         Self {
             scheduling,
+            custom,
             all: Scheduler::new(scheduling),
             newest: Scheduler::new(scheduling),
             newest_generation: None,
@@ -76,13 +80,19 @@ impl Choice {
     }
 
     /// Somebody for a new connection.
-    pub(super) fn pick(&mut self, peer: Option<IpAddr>) -> Option<WorkerId> {
-        self.all.pick(peer)
+    pub(super) fn pick(&mut self, peer: Option<SocketAddr>) -> Option<WorkerId> {
+        if let Some(custom) = &mut self.custom
+            && let Some(id) = custom.choose(peer, self.all.free())
+        {
+            self.all.assigned(id);
+            return Some(id);
+        }
+        self.all.pick(peer.map(|peer| peer.ip()))
     }
 
-    /// Whether a client belongs to its worker.
+    /// Whether a client may belong to its worker: what comes back is not simply the emptiest one's.
     pub(super) fn is_sticky(&self) -> bool {
-        self.scheduling == Scheduling::IpHash
+        self.scheduling == Scheduling::IpHash || self.custom.is_some()
     }
 
     /// A connection was given to this worker by other means than picking.
@@ -99,8 +109,16 @@ impl Choice {
     }
 
     /// Somebody who stays, for a connection that comes back.
-    pub(super) fn pick_newest(&mut self, peer: Option<IpAddr>) -> Option<WorkerId> {
-        let id = self.newest.pick(peer)?;
+    pub(super) fn pick_newest(&mut self, peer: Option<SocketAddr>) -> Option<WorkerId> {
+        if let Some(custom) = &mut self.custom {
+            let (members, newest) = (&self.members, self.newest_generation);
+            let stays = |&(id, _): &(WorkerId, u64)| members.get(&id).copied() == newest;
+            if let Some(id) = custom.choose(peer, self.all.free().filter(stays)) {
+                self.all.assigned(id);
+                return Some(id);
+            }
+        }
+        let id = self.newest.pick(peer.map(|peer| peer.ip()))?;
         self.newest.released(id, 1);
         self.all.assigned(id);
         Some(id)
@@ -122,6 +140,7 @@ impl Choice {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::schedule::Candidate;
 
     fn id(n: u64) -> WorkerId {
         WorkerId::new(n)
@@ -129,7 +148,7 @@ mod tests {
 
     #[test]
     fn what_comes_back_goes_to_the_newest_generation() {
-        let mut choice = Choice::new(Scheduling::RoundRobin);
+        let mut choice = Choice::new(Scheduling::RoundRobin, None);
         for n in 1..=3 {
             choice.add(id(n), Generation::new(0));
         }
@@ -147,5 +166,58 @@ mod tests {
             choice.pick_newest(None).is_some(),
             "the newest that is left"
         );
+    }
+
+    fn with_workers(custom: Custom) -> Choice {
+        let mut choice = Choice::new(Scheduling::RoundRobin, Some(custom));
+        (1..=3).for_each(|n| choice.add(id(n), Generation::new(0)));
+        choice
+    }
+
+    #[test]
+    fn the_program_chooses_by_ids_loads_and_peer_and_never_sees_who_has_no_room() {
+        let peer = "127.0.0.1:7".parse().unwrap();
+        let mut choice = with_workers(Custom::new(
+            move |from: Option<SocketAddr>, candidates: &[Candidate]| {
+                assert_eq!(from, Some(peer));
+                assert!(candidates.iter().all(|candidate| candidate.id != id(2)));
+                let last = candidates.last().unwrap();
+                (last.connections < 5).then_some(last.id)
+            },
+        ));
+        choice.block(id(2));
+        let picked: Vec<_> = (0..5).filter_map(|_| choice.pick(Some(peer))).collect();
+        assert_eq!(picked, [id(3); 5], "what it was given counts at once");
+        assert_eq!(
+            choice.pick(Some(peer)),
+            Some(id(1)),
+            "no choice is the rotation's"
+        );
+        choice.add(id(4), Generation::new(1));
+        assert_eq!(
+            choice.pick_newest(Some(peer)),
+            Some(id(4)),
+            "it is shown only those who stay"
+        );
+        (1..=4).for_each(|n| choice.block(id(n)));
+        assert_eq!(
+            choice.pick(Some(peer)),
+            None,
+            "and is not asked for nothing"
+        );
+    }
+
+    #[test]
+    fn a_panic_and_a_stranger_fall_back_to_rotation() {
+        let mut times = 0;
+        let mut choice = with_workers(Custom::new(
+            move |_: Option<SocketAddr>, _: &[Candidate]| {
+                times += 1;
+                assert!(times > 3, "on purpose");
+                Some(id(99))
+            },
+        ));
+        let picked: Vec<_> = (0..6).filter_map(|_| choice.pick(None)).collect();
+        assert_eq!(picked, [1, 2, 3, 1, 2, 3].map(id));
     }
 }

@@ -23,12 +23,21 @@ use rustix::event::{
 };
 use tokio::sync::{Notify, oneshot};
 
-use crate::{http::Connections, ipc::intake::Conn, scoreboard::Row, sockets};
+use crate::{
+    http::Connections,
+    ipc::intake::{Conn, IntakeReceiver},
+    moved::{Awaits, Moved},
+    scoreboard::Row,
+    sockets,
+};
 
 /// Connections that may wait for the runtime, and how long the first of them: one that does not turn gets no more, so that another
 /// worker has them.
 const MOST: usize = 16;
 const STUCK: Duration = Duration::from_millis(5);
+
+/// When connections that wait for a runtime that does not turn go back, for another worker to serve.
+const GIVE_UP: Duration = Duration::from_millis(50);
 
 /// How often a worker that can hold no more connections looks whether one has closed.
 const FULL_PAUSE: Duration = Duration::from_millis(10);
@@ -48,6 +57,7 @@ pub(super) struct Doors {
     hall: Arc<Hall>,
     limit: usize,
     connections: Connections,
+    intake: Arc<IntakeReceiver>,
     row: Arc<Row>,
 }
 
@@ -64,7 +74,7 @@ struct Hall {
 #[derive(Debug, Default)]
 struct State {
     conns: VecDeque<Conn>,
-    /// Since when the hall is not empty.
+    /// When the first came of those whom the runtime has not served, even if they have gone back meanwhile.
     since: Option<Instant>,
     /// The thread waits until the hall has been emptied.
     waits: bool,
@@ -96,7 +106,12 @@ impl Hall {
 }
 
 impl Doors {
-    pub(super) fn new(limit: usize, connections: Connections, row: Arc<Row>) -> io::Result<Self> {
+    pub(super) fn new(
+        limit: usize,
+        connections: Connections,
+        intake: Arc<IntakeReceiver>,
+        row: Arc<Row>,
+    ) -> io::Result<Self> {
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         Ok(Self {
             hall: Arc::new(Hall {
@@ -106,6 +121,7 @@ impl Doors {
             }),
             limit,
             connections,
+            intake,
             row,
         })
     }
@@ -177,6 +193,7 @@ struct Porter {
     doors: Vec<(Door, bool)>,
     connections: Connections,
     limit: usize,
+    intake: Arc<IntakeReceiver>,
     row: Arc<Row>,
     /// As told to the primary.
     shut: bool,
@@ -201,6 +218,7 @@ impl Porter {
             doors: Vec::new(),
             connections: doors.connections.clone(),
             limit: doors.limit,
+            intake: doors.intake.clone(),
             row: doors.row.clone(),
             shut: false,
             short_until: None,
@@ -242,11 +260,11 @@ impl Porter {
     }
 
     fn look(&mut self) -> Look {
-        let now = Instant::now();
+        let (now, hall) = (Instant::now(), self.hall.clone());
         if self.short_until.is_some_and(|until| now >= until) {
             self.short_until = None;
         }
-        let mut state = self.hall.state();
+        let mut state = hall.state();
         self.doors
             .extend(state.new.drain(..).map(|door| (door, false)));
         if state.closing {
@@ -267,7 +285,24 @@ impl Porter {
             return Look::Open(Some(STUCK - waited));
         }
         state.waits = true;
-        Look::Shut(None)
+        if waited >= GIVE_UP {
+            self.give_up(&mut state);
+        }
+        Look::Shut((!state.conns.is_empty()).then_some(GIVE_UP.saturating_sub(waited).max(STUCK)))
+    }
+
+    /// Gives back what the runtime does not serve. Where everything leaves, nobody would take it.
+    fn give_up(&self, state: &mut State) {
+        while let Some(mut conn) = state.conns.pop_front() {
+            conn.moved = Some(Moved {
+                awaits: Awaits::FirstByte,
+                ..Moved::default()
+            });
+            if let Err(conn) = self.intake.give_back_now(conn) {
+                return state.conns.push_front(conn);
+            }
+            self.row.gave_back();
+        }
     }
 
     /// Waits at all doors, or at none.

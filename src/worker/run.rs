@@ -91,7 +91,12 @@ impl Joined {
         });
         let connections = Connections::new(timeouts(&settings), worker.row().clone());
         let limit = settings.max_connections.unwrap_or(usize::MAX);
-        let doors = Doors::new(limit, connections.clone(), worker.row().clone());
+        let doors = Doors::new(
+            limit,
+            connections.clone(),
+            intake.clone(),
+            worker.row().clone(),
+        );
         let doors = Arc::new(doors.map_err(system("make an eventfd"))?);
         let tasks = Tasks(vec![
             spawn(write(channel.clone(), worker.clone())),

@@ -3,9 +3,16 @@
 use std::time::Duration;
 
 use crate::{
-    client::{Load, Mode, Outcome, sized},
+    client::{Load, Mode, Outcome, Wire, sized},
     restart::{must_have_lost_nothing, restart_under},
     support::{Server, Signal},
+};
+
+/// What a thread that sleeps is in, by its number.
+const CLOCK_NANOSLEEP: u32 = if cfg!(target_arch = "x86_64") {
+    230
+} else {
+    115
 };
 
 fn cluster(workers: u32) -> Server {
@@ -80,4 +87,69 @@ fn killed_workers_take_with_them_what_they_had_and_no_more() {
         "few are lost, none waits for ever",
         tally.count(Outcome::Timeout) == 0 && tally.failed() <= kills * 16,
     );
+}
+
+// L3 of the others' lists: a queue of accepted connections in a worker that does not get on is nobody's but its own there.
+#[test]
+fn a_stuck_worker_keeps_nobody() {
+    let server = cluster(2);
+    let mut stuck = Wire::to(server.addr()).unwrap();
+    stuck
+        .send(b"GET /block?ms=2000 HTTP/1.1\r\nhost: x\r\n\r\n")
+        .unwrap();
+    server.wait_until("a worker blocks its thread", |server| {
+        let call = |pid| std::fs::read_to_string(format!("/proc/{pid}/syscall"));
+        let sleeps = format!("{CLOCK_NANOSLEEP} ");
+        let sleeps = |&pid: &u32| call(pid).is_ok_and(|call| call.starts_with(&sleeps));
+        server.worker_pids().iter().any(sleeps)
+    });
+    let tally = Load::new(server.addr()).clients(4).count(400).run();
+    tally.must_be_perfect();
+    tally.must(
+        "nobody waited for it",
+        tally.slowest() < Duration::from_millis(1000),
+    );
+}
+
+// T1 of the upgrade, with workers that accept while the primary is executed anew.
+#[test]
+fn upgrades_under_load_lose_nothing() {
+    let server = cluster(2);
+    let running = Load::new(server.addr()).clients(4).start();
+    for n in 1..=sized(10, 2) {
+        crate::restart::answers(&server, &running);
+        server.signal(Signal::SIGUSR2);
+        server.wait_until("the next program took over", |server| {
+            server
+                .output()
+                .matches("took over from the program before")
+                .count()
+                >= n
+        });
+    }
+    crate::restart::answers(&server, &running);
+    running.stop().must_be_perfect();
+}
+
+#[test]
+fn a_program_chooses_itself() {
+    let server = Server::run("playground")
+        .workers(3)
+        .env("SCHEDULE", "newest")
+        .start();
+    let tally = Load::new(server.addr()).count(30).run();
+    tally.must_be_perfect();
+    tally.must("one has all", tally.by_worker().values().eq(&[30]));
+}
+
+#[test]
+fn a_choice_that_panics_is_the_rotations() {
+    let server = Server::run("playground")
+        .workers(3)
+        .env("SCHEDULE", "panic")
+        .start();
+    let tally = Load::new(server.addr()).count(30).run();
+    tally.must_be_perfect();
+    tally.must("each has 10", tally.by_worker().values().eq(&[10; 3]));
+    assert!(server.output().contains("the schedule panicked"));
 }

@@ -1,6 +1,6 @@
 //! Loads: whom a connection that comes back goes to, and what rebalancing looks at.
 
-use std::net::IpAddr;
+use std::net::SocketAddr;
 
 use super::{Dispatch, Intake};
 use crate::{id::WorkerId, rebalance::Load};
@@ -8,7 +8,7 @@ use crate::{id::WorkerId, rebalance::Load};
 impl Dispatch {
     /// The emptiest worker that stays. So a restart leaves the cluster in balance, where a rotation would give the workers that come
     /// first the most; and what is given back for balance fills the gap. Where a client belongs to its worker, that one.
-    pub(super) fn pick_returned(&mut self, peer: Option<IpAddr>) -> Option<WorkerId> {
+    pub(super) fn pick_returned(&mut self, peer: Option<SocketAddr>) -> Option<WorkerId> {
         if self.choice.is_sticky() {
             return self.choice.pick_newest(peer);
         }
@@ -16,9 +16,16 @@ impl Dispatch {
             .choice
             .newest()
             .filter(|&id| !self.choice.is_blocked(id));
-        let id = with_room.min_by_key(|id| self.intakes.get(id).map(Intake::open))?;
+        // One that accepts nothing itself for now is the last that it should go to.
+        let rank = |intake: &Intake| (intake.row.is_shut(), intake.open());
+        let id = with_room.min_by_key(|id| self.intakes.get(id).map(rank))?;
         self.choice.assigned(id);
         Some(id)
+    }
+
+    /// Whether a client may belong to its worker.
+    pub(crate) fn is_sticky(&self) -> bool {
+        self.choice.is_sticky()
     }
 
     /// The workers among which connections may move; nobody while connections wait for room.

@@ -25,6 +25,7 @@ use crate::{
         intake::{self, BATCH, Batch, CROWDED, Conn, Handed, IntakeSender},
         limits,
     },
+    schedule::Custom,
     scoreboard::Row,
     settings::Scheduling,
 };
@@ -151,9 +152,10 @@ const CROWD_DIVISOR: u64 = 4;
 const MAX_CROWDED: Duration = Duration::from_millis(40);
 
 impl Dispatch {
-    pub(super) fn new(scheduling: Scheduling) -> Self {
+    pub(super) fn new(scheduling: Scheduling, custom: Option<Custom>) -> Self {
         Self {
-            choice: Choice::new(scheduling),
+            syncs_loads: scheduling == Scheduling::LeastConnections || custom.is_some(),
+            choice: Choice::new(scheduling, custom),
             returned: VecDeque::new(),
             intakes: BTreeMap::new(),
             waiting: VecDeque::new(),
@@ -166,7 +168,6 @@ impl Dispatch {
             held: false,
             news: Rc::default(),
             trouble: Rc::default(),
-            syncs_loads: scheduling == Scheduling::LeastConnections,
             shares: false,
         }
     }
@@ -293,7 +294,7 @@ impl Dispatch {
 
     /// Gives a connection to a worker's batch, or keeps it waiting. [`flush`](Self::flush) sends the batches.
     pub(super) fn place(&mut self, mut conn: Conn) {
-        let peer = conn.peer.map(|peer| peer.ip());
+        let peer = conn.peer;
         let came_back = conn.moved.is_some();
         let picked = match self.crowded {
             Some(_) => None,

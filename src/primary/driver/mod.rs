@@ -51,6 +51,7 @@ use crate::{
     listeners::Bound,
     rebalance::Rebalance,
     recycling::Recycling,
+    schedule::Custom,
     settings::Settings,
     signals::{self, Order, PrimarySignals},
     supervisor::{self, Action, Input, Note, Policy, Supervisor},
@@ -66,6 +67,8 @@ const DEADLINE_GRACE: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub(crate) struct Setup {
     pub(crate) settings: Settings,
+    /// The program's own choice.
+    pub(crate) schedule: Option<Custom>,
     /// What the first generation runs.
     pub(crate) image: Image,
     /// It is also what this process runs, so that a newer one can be executed in its place.
@@ -187,7 +190,10 @@ impl Driver {
             None => (Supervisor::new(policy, now), supervisor::FIRST),
         };
         let mut driver = Self {
-            dispatch: Rc::new(RefCell::new(Dispatch::new(setup.settings.scheduling))),
+            dispatch: Rc::new(RefCell::new(Dispatch::new(
+                setup.settings.scheduling,
+                setup.schedule,
+            ))),
             settings: setup.settings,
             images: Images {
                 program: setup.program,

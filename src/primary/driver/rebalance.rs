@@ -3,11 +3,11 @@
 use std::time::Instant;
 
 use super::Driver;
-use crate::{frame::Frame, settings::Scheduling};
+use crate::frame::Frame;
 
 impl Driver {
     pub(super) fn rebalance(&mut self, now: Instant) {
-        if !self.settings.rebalance || self.settings.scheduling == Scheduling::IpHash {
+        if !self.settings.rebalance || self.dispatch.borrow().is_sticky() {
             return;
         }
         // A restart moves every connection anyway, each once.

@@ -83,6 +83,10 @@ impl From<io::Error> for Remains {
 impl Driver {
     /// Begins an upgrade: a restart that is followed by the execution, whatever the program is.
     pub(super) fn upgrade(&mut self, program: Option<PathBuf>, asked: Option<Asker>) {
+        if self.shared.forks().is_some() {
+            tracing::info!("the program forks its workers itself: nothing to upgrade");
+            return;
+        }
         if let Some(program) = program {
             let before = std::mem::replace(&mut self.images.program, program);
             self.upgrade.program.get_or_insert(before);

@@ -14,7 +14,9 @@ use crate::{
 };
 pub use crate::{
     event::{CutRequest, Exit, Restarted},
-    primary::{Primary, Ticket, WorkerHandle},
+    events::{Event, Events},
+    fork::Cluster,
+    primary::{ForkOptions, Primary, Ticket, WorkerHandle, WorkerProcess},
     server::Role,
 };
 

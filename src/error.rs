@@ -79,6 +79,10 @@ pub enum Error {
     },
     /// `serve` or `start` was called a second time in this process. One process has one cluster.
     AlreadyStarted,
+    /// The cluster of a `ClusteredServer` looks after its workers itself: nobody forks there. See [`scale`](crate::Primary::scale).
+    Supervised,
+    /// The program forks the workers of this cluster itself: nobody scales, restarts or upgrades it.
+    Unsupervised,
     /// `serve` was called in a test or bench binary: each worker would run every test again.
     TestBinary {
         /// The binary.
@@ -174,6 +178,8 @@ impl fmt::Display for Error {
             Self::Upgrade { cause } => write!(f, "the upgrade was given up, this program goes on: {cause}"),
             Self::Succession { .. } => f.write_str("cannot take over the cluster of the program that ran in this process before"),
             Self::AlreadyStarted => f.write_str("this process has a cluster already; `serve` or `start` may be called once a process"),
+            Self::Supervised => f.write_str("a `ClusteredServer` starts its workers itself; use `scale`, or `Cluster` to fork them"),
+            Self::Unsupervised => f.write_str("the program forks the workers of this cluster itself; only a `ClusteredServer` is scaled, restarted and upgraded"),
             Self::TestBinary { program } => write!(
                 f,
                 "{} is a test binary: each worker would run every test again; use `.workers(0)`, or name a program with `.program(path)`",

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fs, path::Path};
 
 /// Each top-level module and its floor, as the map in `lib.rs` draws them.
-const FLOORS: [(&str, u8); 35] = [
+const FLOORS: [(&str, u8); 38] = [
     ("address", 0),
     ("error", 0),
     ("event", 0),
@@ -29,7 +29,9 @@ const FLOORS: [(&str, u8); 35] = [
     ("primary", 4),
     ("worker", 4),
     ("cluster", 5),
+    ("events", 5),
     ("extract", 5),
+    ("fork", 5),
     ("hooks", 5),
     ("layer", 5),
     ("server", 5),

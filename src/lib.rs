@@ -76,8 +76,8 @@
 //! Imports point down the floors, never up; a test reads the sources and keeps it so.
 //!
 //! ```text
-//! 5 surface    server (ClusteredServer, Serve)  times  upkeep  hooks  start  single  service  cluster  layer  extract
-//! 4 roles      primary/ (driver/, dispatch/, choice, acceptor, link, gate, process, memory, image, succession, handle, life, wishes, hooks)
+//! 5 surface    server (ClusteredServer, Serve)  times  upkeep  hooks  events  fork  start  single  service  cluster  layer  extract
+//! 4 roles      primary/ (driver/, dispatch/, fork, choice, acceptor, link, gate, process, memory, image, succession, handle, life, wishes, hooks)
 //!              worker/ (run, apps, inbox, hub, watch)
 //! 3 http       http/ (serving, timeouts, draining, letting go): knows a stream and a service, not who handed them over
 //! 2 wires      ipc/ (channel, intake, outbox, letter, requests, datagram, memfd, parcel, limits)  scoreboard/  listeners  sockets  signals  birth  reactor
@@ -92,10 +92,12 @@ mod birth;
 pub mod cluster;
 mod error;
 mod event;
+mod events;
 #[cfg(feature = "axum")]
 mod extract;
 #[cfg(test)]
 mod floors;
+mod fork;
 mod frame;
 mod hooks;
 mod http;

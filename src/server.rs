@@ -17,7 +17,7 @@ use crate::{
     cluster::{self, Primary},
     error::{BoxError, Error, Result},
     http::RequestBody,
-    primary::Hooks,
+    primary::{Forks, Hooks},
     schedule::{Custom, Schedule},
     service::{AppMaker, ReadyWhen, from_service},
     settings::{Scheduling, Settings},
@@ -60,6 +60,8 @@ pub struct ClusteredServer {
     pub(crate) program: Option<PathBuf>,
     pub(crate) prepare: Option<Prepare>,
     pub(crate) ready: Option<ReadyWhen>,
+    /// The program forks its workers itself.
+    pub(crate) forks: Option<Forks>,
 }
 
 impl ClusteredServer {
@@ -91,6 +93,7 @@ impl ClusteredServer {
             program: None,
             prepare: None,
             ready: None,
+            forks: None,
         }
     }
 
@@ -228,12 +231,13 @@ impl ClusteredServer {
 
     /// Starts the cluster and says what this process is in it, for programs that want the control themselves.
     ///
-    /// The primary goes on with [`Primary::wait`], a worker with [`Worker::serve`]. With `workers(0)` the one process is a worker.
+    /// The primary goes on with [`Primary::wait`], which calls the hooks, or with [`Primary::events`] instead of hooks; a worker with [`Worker::serve`]. With `workers(0)` the one process is a worker.
     ///
     /// # Errors
     ///
     /// As `serve`.
-    pub async fn start(self) -> Result<Role> {
+    pub async fn start(mut self) -> Result<Role> {
+        self.hooks.stream();
         begin(self).await.map(Part::keep)
     }
 }

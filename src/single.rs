@@ -264,7 +264,7 @@ impl Server {
                     Some(Command::Worker(_, Wish::Disconnect)) => return false,
                     Some(Command::Worker(..)) => return true,
                     // Their tickets say `Gone`: there is nothing to restart.
-                    Some(Command::Restart(_) | Command::Scale(..) | Command::Upgrade(..)) => continue,
+                    Some(Command::Fork(_) | Command::Restart(_) | Command::Scale(..) | Command::Upgrade(..)) => continue,
                     None => std::future::pending().await,
                 },
             };

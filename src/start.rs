@@ -135,14 +135,19 @@ async fn begin_primary(server: ClusteredServer, mut estate: Option<Estate>) -> R
         program,
         prepare,
         ready,
+        forks,
     } = server;
     let variable = |name| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned());
     let scheduling = variable("AXUM_CLUSTER_SCHEDULING");
     let schedule = schedule.filter(|_| scheduling.is_none());
-    let settings = settings.overridden(
-        variable("AXUM_CLUSTER_WORKERS").as_deref(),
-        scheduling.as_deref(),
-    )?;
+    let settings = match &forks {
+        // They are about workers that nobody starts here.
+        Some(_) => settings,
+        None => settings.overridden(
+            variable("AXUM_CLUSTER_WORKERS").as_deref(),
+            scheduling.as_deref(),
+        )?,
+    };
     // Looked for again at each restart, when the working directory may be another.
     let program = program.map(|path| std::path::absolute(&path).unwrap_or(path));
     let image = match &program {
@@ -163,19 +168,21 @@ async fn begin_primary(server: ClusteredServer, mut estate: Option<Estate>) -> R
     if let (Some(prepare), None) = (prepare, &estate) {
         prepare().await.map_err(Error::Prepare)?;
     }
-    let addresses = listeners
+    let addresses: Vec<_> = listeners
         .here
         .iter()
-        .map(|bound| bound.listener.local.clone())
+        .map(|bound| (bound.name.address(), bound.listener.local.clone()))
         .collect();
+    let bound = addresses.iter().map(|(_, bound)| bound.clone()).collect();
     let (command, commands) = mpsc::unbounded_channel();
-    let shared = Shared::new(command, addresses);
+    let shared = Shared::new(command, bound, forks);
     let primary = Primary::new(shared.clone());
     let (queue, events) = mpsc::unbounded_channel();
     let queue = Events {
         queue,
         wants: hooks.wants(),
     };
+    queue.send(Event::Setup);
     let mut secret = [0; 64];
     match &estate {
         Some(estate) if estate.secret().len() == secret.len() => {
@@ -187,7 +194,9 @@ async fn begin_primary(server: ClusteredServer, mut estate: Option<Estate>) -> R
     let running = |result| Running {
         primary: primary.clone(),
         hooks,
+        first: None,
         events,
+        listeners: addresses,
         result,
         ended: false,
     };
@@ -410,12 +419,36 @@ fn mind_threads(settings: &Settings) {
 pub(crate) struct Running {
     pub(crate) primary: Primary,
     hooks: Hooks,
+    /// What was taken and is to be dealt with before all others.
+    first: Option<Event>,
     events: mpsc::UnboundedReceiver<Event>,
+    /// The addresses as asked for, and as bound.
+    listeners: Vec<(Option<Address>, Address)>,
     result: oneshot::Receiver<Result<()>>,
     ended: bool,
 }
 
 impl Running {
+    /// The next event; `None` when the loop has ended, and every event of it has been seen. Cancel safe.
+    pub(crate) async fn next(&mut self) -> Option<Event> {
+        match self.first.take() {
+            Some(first) => Some(first),
+            None => self.events.recv().await,
+        }
+    }
+
+    pub(crate) fn put_back(&mut self, event: Event) {
+        self.first = Some(event);
+    }
+
+    pub(crate) fn call(&mut self, event: Event) {
+        self.hooks.call(event, &self.primary);
+    }
+
+    pub(crate) fn listeners(&self) -> &[(Option<Address>, Address)] {
+        &self.listeners
+    }
+
     /// Runs hooks until the cluster has ended; begins a graceful end when `graceful` completes.
     pub(crate) async fn wait(
         mut self,
@@ -430,9 +463,8 @@ impl Running {
                     asked = true;
                     drop(self.primary.shutdown());
                 }
-                event = self.events.recv() => match event {
-                    Some(event) => self.hooks.call(event, &self.primary),
-                    // The loop has ended, and every event of it has been seen.
+                event = self.next() => match event {
+                    Some(event) => self.call(event),
                     None => break,
                 },
             }

@@ -4,7 +4,7 @@ use std::{
     fmt,
     os::fd::OwnedFd,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
 };
@@ -12,7 +12,7 @@ use std::{
 use serde::Serialize;
 use tokio::sync::{mpsc, watch};
 
-use super::{Command, life::Life};
+use super::{Command, fork::Pipes, life::Life};
 
 use crate::{
     error::Result,
@@ -39,6 +39,7 @@ struct Shared {
     row: Arc<Row>,
     commands: mpsc::UnboundedSender<Command>,
     life: watch::Sender<Life>,
+    pipes: Mutex<Pipes>,
     retired: AtomicBool,
     dead: AtomicBool,
 }
@@ -62,6 +63,7 @@ impl WorkerHandle {
             row,
             commands,
             life: watch::Sender::default(),
+            pipes: Mutex::default(),
             retired: AtomicBool::new(false),
             dead: AtomicBool::new(false),
         };
@@ -212,6 +214,11 @@ impl WorkerHandle {
 
     pub(super) fn commands(&self) -> &mpsc::UnboundedSender<Command> {
         &self.shared.commands
+    }
+
+    pub(super) fn pipes(&self) -> MutexGuard<'_, Pipes> {
+        let pipes = self.shared.pipes.lock();
+        pipes.unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn life(&self) -> &watch::Sender<Life> {

@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::{Primary, handle::WorkerHandle, life};
 use crate::{
     address::Address,
-    error::Error,
+    error::{Error, Result},
     event::Exit,
     frame::{self, Frame},
     ipc::{
@@ -27,6 +27,7 @@ use crate::{
 /// What the primary's loop tells the program. One queue, so that everything about one worker is in order.
 #[derive(Debug)]
 pub(crate) enum Event {
+    Setup,
     Ready,
     Fork(WorkerHandle),
     Online(WorkerHandle),
@@ -99,6 +100,8 @@ type WorkerHook<A> = Option<Box<dyn FnMut(&WorkerHandle, A) + Send>>;
 /// The hooks that were set. Called one at a time, in order, by the future that awaits the cluster.
 #[derive(Default)]
 pub(crate) struct Hooks {
+    /// Events may be read as a stream: messages too are wanted then.
+    streamed: bool,
     pub(crate) ready: Option<Box<dyn FnOnce(Primary) + Send>>,
     pub(crate) fork: WorkerHook<()>,
     pub(crate) online: WorkerHook<()>,
@@ -112,10 +115,27 @@ pub(crate) struct Hooks {
     pub(crate) upgrade: Option<Box<dyn FnMut() -> Vec<u8> + Send>>,
 }
 
+/// Reads a message that is more than its bytes.
+pub(crate) fn open(worker: &WorkerHandle, letter: Letter) -> Result<Message> {
+    let asker = FarAsker::of(&letter, worker.outbox());
+    letter.open(asker)
+}
+
 impl Hooks {
+    pub(crate) fn streamed() -> Self {
+        let mut hooks = Self::default();
+        hooks.stream();
+        hooks
+    }
+
+    /// The program may ask for a stream of events.
+    pub(crate) fn stream(&mut self) {
+        self.streamed = true;
+    }
+
     pub(crate) fn wants(&self) -> Wants {
         Wants {
-            messages: self.message.is_some(),
+            messages: self.streamed || self.message.is_some(),
             notices: self.request.is_some(),
         }
     }
@@ -123,6 +143,7 @@ impl Hooks {
     /// Calls the hook of this event. A hook that panics is reported; the cluster goes on.
     pub(crate) fn call(&mut self, event: Event, primary: &Primary) {
         match event {
+            Event::Setup => {}
             Event::Ready => {
                 if let Some(hook) = self.ready.take() {
                     guard(primary, "on_ready", || hook(primary.clone()));
@@ -148,15 +169,12 @@ impl Hooks {
                     consumption.add(frame.weight());
                 }
             }
-            Event::Letter(worker, letter, _receipt) => {
-                let asker = FarAsker::of(&letter, worker.outbox());
-                match letter.open(asker) {
-                    Ok(message) => {
-                        self::worker(primary, "on_message", &mut self.message, &worker, message)
-                    }
-                    Err(error) => self.call(Event::Error(error), primary),
+            Event::Letter(worker, letter, _receipt) => match open(&worker, letter) {
+                Ok(message) => {
+                    self::worker(primary, "on_message", &mut self.message, &worker, message)
                 }
-            }
+                Err(error) => self.call(Event::Error(error), primary),
+            },
             Event::Notices(worker, payload, consumption) => {
                 for notice in frame::notices(&payload) {
                     match notice {

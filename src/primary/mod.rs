@@ -4,6 +4,7 @@ mod acceptor;
 mod choice;
 mod dispatch;
 mod driver;
+mod fork;
 mod gate;
 mod handle;
 mod hooks;
@@ -32,8 +33,10 @@ use serde::Serialize;
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub(crate) use driver::{SECOND_STOP, Setup, run};
+pub use fork::ForkOptions;
+pub(crate) use fork::Forks;
 pub use handle::WorkerHandle;
-pub(crate) use hooks::{Event, Events, Hooks};
+pub(crate) use hooks::{Event, Events, Hooks, open};
 pub(crate) use image::{Image, Origin, is_test_binary, program_path};
 pub(crate) use succession::Estate;
 pub(crate) use wishes::Wish;
@@ -67,6 +70,8 @@ pub(crate) struct Shared {
     upgrades: AtomicU64,
     ready: AtomicBool,
     ended: watch::Sender<bool>,
+    /// What forks are told; `None` where the cluster looks after its workers itself.
+    forks: Option<Forks>,
 }
 
 /// Workers that live, and the sum of what those counted that do not.
@@ -81,6 +86,7 @@ struct Table {
 pub(crate) enum Command {
     Shutdown,
     Worker(WorkerId, Wish),
+    Fork(Box<fork::Order>),
     Restart(oneshot::Sender<Result<Restarted>>),
     Scale(u32, oneshot::Sender<Result<()>>),
     Upgrade(Option<PathBuf>, oneshot::Sender<Result<()>>),
@@ -90,6 +96,7 @@ impl Shared {
     pub(crate) fn new(
         commands: mpsc::UnboundedSender<Command>,
         local_addrs: Vec<Address>,
+        forks: Option<Forks>,
     ) -> Arc<Self> {
         Arc::new(Self {
             commands,
@@ -99,7 +106,12 @@ impl Shared {
             upgrades: AtomicU64::new(0),
             ready: AtomicBool::new(false),
             ended: watch::Sender::new(false),
+            forks,
         })
+    }
+
+    pub(crate) fn forks(&self) -> Option<&Forks> {
+        self.forks.as_ref()
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -292,6 +304,11 @@ impl Primary {
         &self,
         command: impl FnOnce(oneshot::Sender<Result<T>>) -> Command,
     ) -> Ticket<Result<T>> {
+        if self.shared.forks().is_some() {
+            return Ticket {
+                done: Box::pin(std::future::ready(Err(Error::Unsupervised))),
+            };
+        }
         let (done, outcome) = oneshot::channel();
         // A loop that has ended drops the sender, and the ticket says so.
         let _ = self.shared.commands.send(command(done));

@@ -13,7 +13,10 @@ use rustix::process::{
 };
 use tokio::io::{Interest, unix::AsyncFd};
 
-use super::image::{Image, Origin};
+use super::{
+    fork::{ForkOptions, Pipes},
+    image::{Image, Origin},
+};
 use crate::{
     birth::VARIABLE,
     error::{Error, Result},
@@ -36,17 +39,25 @@ impl Process {
         id: WorkerId,
         slot: Slot,
         channel: OwnedFd,
-    ) -> Result<Self> {
+        options: Option<ForkOptions>,
+    ) -> Result<(Self, Pipes)> {
         let failed = |source| Error::Spawn {
             program: image.path().to_owned(),
             source,
         };
+        let mut options = options;
+        let args = options.as_mut().and_then(|options| options.args.take());
+        let env = options
+            .as_mut()
+            .map(|options| std::mem::take(&mut options.env));
+        let env = env.unwrap_or_default();
         let mut command = Command::new(image.executable());
         command
             .arg0(&origin.arg0)
-            .args(&origin.args)
+            .args(args.unwrap_or_else(|| origin.args.clone()))
             .env_clear()
             .envs(origin.environment.iter().map(|(name, value)| (name, value)))
+            .envs(env)
             .env(VARIABLE, format!("{id}.{slot}"))
             .stdin(channel)
             // A group of its own: a terminal's Ctrl-C reaches the primary alone.
@@ -58,7 +69,10 @@ impl Process {
         {
             command.current_dir(directory);
         }
-        let child = signals::held_back_in_child(|| command.spawn())
+        if let Some(options) = options {
+            options.apply(&mut command);
+        }
+        let mut child = signals::held_back_in_child(|| command.spawn())
             .map_err(failed)?
             .map_err(failed)?;
         let pid = Pid::from_child(&child);
@@ -66,7 +80,13 @@ impl Process {
             .map_err(std::io::Error::from)
             .and_then(|pidfd| reactor::watch(pidfd, Interest::READABLE));
         match pidfd {
-            Ok(pidfd) => Ok(Self { pid, pidfd }),
+            Ok(pidfd) => {
+                let pipes = Pipes {
+                    stdout: child.stdout.take(),
+                    stderr: child.stderr.take(),
+                };
+                Ok((Self { pid, pidfd }, pipes))
+            }
             Err(source) => {
                 // Without a pidfd nobody would ever reap it. It has just been started and is not reaped, so the pid is still its own.
                 let _ = rustix::process::kill_process(pid, Signal::KILL);

@@ -79,6 +79,10 @@ pub struct WorkerProcess {
 }
 
 impl WorkerProcess {
+    pub(super) fn worker(&self) -> &WorkerHandle {
+        &self.worker
+    }
+
     /// Its process id. Another process may have it once this one [has ended](Self::exit_status).
     pub fn pid(&self) -> u32 {
         self.worker.pid()

@@ -1,12 +1,25 @@
-//! What the program asks for one worker: to leave, or to end by a signal.
+//! What the program asks for one worker: to start, to leave, or to end by a signal.
 
-use std::time::Instant;
+use std::{collections::BTreeSet, time::Instant};
 
 use super::worker::{Force, State};
-use super::{Action, Supervisor};
-use crate::id::WorkerId;
+use super::{Action, FIRST, Phase, Supervisor};
+use crate::id::{Slot, WorkerId};
 
 impl Supervisor {
+    /// Spawns a worker that the program asks for.
+    pub(super) fn fork(&mut self, now: Instant) {
+        if self.policy.supervised || self.phase != Phase::Running {
+            return;
+        }
+        let living = self.workers.values().filter(|it| it.state() != State::Dead);
+        let taken: BTreeSet<_> = living.map(|worker| worker.slot).collect();
+        let free = (0..).map(Slot::new).find(|slot| !taken.contains(slot));
+        if let Some(slot) = free {
+            self.spawn(slot, FIRST, now);
+        }
+    }
+
     /// Has a worker leave at once, whatever it is doing; its slot is free for another from now on, which starts without a back-off.
     pub(super) fn disconnect(&mut self, id: WorkerId, now: Instant) {
         let Some(worker) = self.workers.get_mut(&id) else {

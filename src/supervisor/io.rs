@@ -9,6 +9,8 @@ use crate::id::{Generation, Slot, WorkerId};
 pub(crate) enum Input {
     /// Spawn the first workers.
     Start,
+    /// Spawn one worker, where nobody is spawned otherwise, in the lowest slot that no living worker has.
+    Fork,
     /// The process exists. Every [`Action::Spawn`] is answered by this or by [`Input::SpawnFailed`].
     Spawned(WorkerId),
     /// There is no process, and no further input names this id.

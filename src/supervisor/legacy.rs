@@ -58,6 +58,7 @@ impl Supervisor {
     /// under way or asked for, nobody is being ended by force, and nothing is left to do.
     pub(crate) fn legacy(&self) -> Option<Legacy> {
         let quiet = self.phase == Phase::Running
+            && self.policy.supervised
             && self.actions.is_empty()
             && self.restart.is_none()
             && self.queued_restart.is_none()

@@ -201,6 +201,7 @@ impl Supervisor {
     fn take(&mut self, now: Instant, input: Input) {
         match input {
             Input::Start => self.start(),
+            Input::Fork => self.fork(now),
             Input::Spawned(id) => self.confirm(id),
             Input::SpawnFailed(id) => self.spawn_failed(id, now),
             Input::Exited(id) => self.exited(id, now),
@@ -222,6 +223,8 @@ impl Supervisor {
                     self.workers.remove(&id);
                 }
             }
+            // Nobody takes its place.
+            Input::Leaving(id) if !self.policy.supervised => self.disconnect(id, now),
             Input::Leaving(id) => self.replace_at(id, now + self.policy.leave_grace),
             Input::Recycle(id) => self.replace_at(id, now),
             Input::Disconnect(id) => self.disconnect(id, now),
@@ -245,8 +248,10 @@ impl Supervisor {
     fn start(&mut self) {
         if self.phase == Phase::Idle {
             self.phase = Phase::Running;
-            self.places
-                .resize_with(self.policy.workers.max(1) as usize, || Place::new(FIRST));
+            if self.policy.supervised {
+                self.places
+                    .resize_with(self.policy.workers.max(1) as usize, || Place::new(FIRST));
+            }
         }
     }
 
@@ -277,6 +282,10 @@ impl Supervisor {
             .map(|worker| worker.slot)
         {
             self.workers.remove(&id);
+            if !self.policy.supervised && self.next_id == id.next() {
+                // Who asked for it is told, and nobody has heard of the id.
+                self.next_id = id;
+            }
             self.vacate(slot, id, None, now);
         }
     }
@@ -326,7 +335,9 @@ impl Supervisor {
     fn notice_milestones(&mut self) {
         match self.phase {
             Phase::Running
-                if self.reached < Milestone::Ready && self.listening() >= self.target() =>
+                if self.policy.supervised
+                    && self.reached < Milestone::Ready
+                    && self.listening() >= self.target() =>
             {
                 self.reached = Milestone::Ready;
                 self.note(Note::Ready);
@@ -357,6 +368,10 @@ impl Supervisor {
             return;
         };
         if matches!(worker.state(), State::Starting | State::Online) {
+            if !self.policy.supervised {
+                // It may be at work without ever listening.
+                return self.disconnect(id, now);
+            }
             return self.kill(id);
         }
         let (slot, listened) = (worker.slot, worker.listened(now));

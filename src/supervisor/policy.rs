@@ -5,6 +5,8 @@ use std::time::Duration;
 /// How many workers, and how patient to be with them.
 #[derive(Clone, Debug)]
 pub(crate) struct Policy {
+    /// Keeps as many workers running as are wanted. Otherwise nobody is spawned but whom somebody asks for.
+    pub(crate) supervised: bool,
     /// Workers wanted at the start; at least one is kept.
     pub(crate) workers: u32,
     /// From the order to spawn a worker until it listens.
@@ -33,6 +35,7 @@ pub(crate) struct Policy {
 impl Default for Policy {
     fn default() -> Self {
         Self {
+            supervised: true,
             workers: 1,
             boot_timeout: Duration::from_secs(60),
             hang_timeout: Duration::from_secs(30),

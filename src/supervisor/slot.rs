@@ -46,6 +46,7 @@ impl Place {
 impl Supervisor {
     pub(super) fn scale(&mut self, workers: u32, now: Instant) {
         match (self.phase, workers) {
+            _ if !self.policy.supervised => {}
             (_, 0) | (Phase::Stopping | Phase::Finished, _) => {}
             (Phase::Idle, _) => self.policy.workers = workers,
             (Phase::Running, _) => {

@@ -287,6 +287,8 @@ impl Worker {
             (_, Life::Dead) | (Force::KillOnceSpawned | Force::Killed, _) => None,
             (Force::Aborted { since }, _) => Some((*since + policy.abort_grace, Overdue::Abort)),
             (Force::None, life) => Some(match *life {
+                // How long what is none of a server's takes is its own affair.
+                Life::Starting { .. } | Life::Online { .. } if !policy.supervised => return None,
                 Life::Starting { since, .. } | Life::Online { since } => {
                     (since + policy.boot_timeout, Overdue::Boot)
                 }

@@ -28,6 +28,7 @@ use crate::{
     primary::{
         acceptor::Acceptor,
         dispatch::{Dispatch, Way},
+        fork::ForkOptions,
         handle::WorkerHandle,
         hooks::Event,
         link::Link,
@@ -98,8 +99,23 @@ pub(super) struct Death {
 
 impl Driver {
     pub(super) fn spawn(&mut self, id: WorkerId, slot: Slot, generation: Generation) {
-        match self.try_spawn(id, slot, generation) {
-            Ok(()) => self.tell(Input::Spawned(id)),
+        let (options, asker) = match self.forking.take() {
+            Some(order) => (Some(order.options), Some(order.reply)),
+            None => (None, None),
+        };
+        match self.try_spawn(id, slot, generation, options) {
+            Ok(handle) => {
+                self.tell(Input::Spawned(id));
+                if let Some(asker) = asker {
+                    let _ = asker.send(Ok(handle));
+                }
+            }
+            Err(error) if asker.is_some() => {
+                self.tell(Input::SpawnFailed(id));
+                if let Some(asker) = asker {
+                    let _ = asker.send(Err(error));
+                }
+            }
             Err(error) => {
                 tracing::error!(worker = %id, error = ?error, "cannot start a worker");
                 self.last_death = Some(Death {
@@ -114,7 +130,13 @@ impl Driver {
         }
     }
 
-    fn try_spawn(&mut self, id: WorkerId, slot: Slot, generation: Generation) -> Result<()> {
+    fn try_spawn(
+        &mut self,
+        id: WorkerId,
+        slot: Slot,
+        generation: Generation,
+        options: Option<ForkOptions>,
+    ) -> Result<WorkerHandle> {
         let image = self.images.of(generation)?;
         let failed = |source| Error::Spawn {
             program: image.path().to_owned(),
@@ -128,7 +150,7 @@ impl Driver {
         if self.ending.is_some() {
             row.order_unready();
         }
-        let process = Process::spawn(&image, &self.origin, id, slot, theirs)?;
+        let (process, pipes) = Process::spawn(&image, &self.origin, id, slot, theirs, options)?;
         let outbox = Arc::new(Outbox::default());
         let consumption = Consumption::new(outbox.clone());
         let commands = self.shared.commands();
@@ -141,6 +163,7 @@ impl Driver {
             Arc::new(row),
             commands,
         );
+        *handle.pipes() = pipes;
         tracing::info!(worker = %id, %slot, pid = process.pid(), "worker started");
         self.shared.born(handle.clone());
         self.events.send(Event::Fork(handle.clone()));
@@ -159,11 +182,11 @@ impl Driver {
                 page,
                 consumption,
             },
-            handle,
+            handle.clone(),
             Some(welcome),
             true,
         );
-        Ok(())
+        Ok(handle)
     }
 
     /// From here on somebody listens to the worker, and reads what it gives back.

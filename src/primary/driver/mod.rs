@@ -36,6 +36,7 @@ use super::{
     Command, Shared,
     acceptor::Acceptor,
     dispatch::{self, Dispatch},
+    fork,
     gate::Gate,
     hooks::{Event, Events},
     image::{Image, Images, Origin},
@@ -114,6 +115,8 @@ struct Driver {
     abandoned: Vec<Abandoned>,
     scaling: Vec<oneshot::Sender<Result<()>>>,
     failure: Option<Error>,
+    /// The fork that is to be carried out next.
+    forking: Option<Box<fork::Order>>,
     recycling: Recycling,
     balance: Rebalance,
     /// Clients waited at the last look, when workers had accepted so many.
@@ -173,6 +176,7 @@ async fn until(deadline: Option<Instant>) {
 impl Driver {
     fn new(setup: Setup, seen: mpsc::UnboundedSender<Seen>) -> Result<Self> {
         let policy = Policy {
+            supervised: setup.shared.forks().is_none(),
             workers: setup.settings.workers,
             boot_timeout: setup.settings.boot_timeout,
             hang_timeout: setup.settings.hang_timeout,
@@ -219,6 +223,7 @@ impl Driver {
             abandoned: Vec::new(),
             scaling: Vec::new(),
             failure: None,
+            forking: None,
             recycling,
             balance: Rebalance::default(),
             waited: None,
@@ -417,6 +422,10 @@ impl Driver {
             // Tickets of what comes too late say `Gone`.
             _ if self.ending.is_some() => {}
             Command::Shutdown => {}
+            Command::Fork(order) => {
+                self.forking = Some(order);
+                self.tell(Input::Fork);
+            }
             Command::Restart(asked) => self.restart(Some(asked)),
             Command::Upgrade(program, asked) => self.upgrade(program, Some(asked)),
             Command::Scale(workers, asked) => {

@@ -102,6 +102,10 @@ impl From<io::Error> for Remains {
 impl Driver {
     /// Begins an upgrade: a restart that is followed by the execution, whatever the program is.
     pub(super) fn upgrade(&mut self, program: Option<PathBuf>, asked: Option<Asker>) {
+        if self.shared.forks().is_some() {
+            tracing::info!("the program forks its workers itself: nothing to upgrade");
+            return;
+        }
         let running = self.supervisor.restarting().is_some();
         let order = &mut self.upgrade.orders[usize::from(running)];
         order.forced = true;

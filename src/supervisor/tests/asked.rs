@@ -88,3 +88,57 @@ fn a_successor_on_trial_that_is_disconnected_ends_the_restart() {
     ));
     assert_eq!(actions.len(), 2);
 }
+
+/// Of a cluster whose workers the program forks itself.
+fn by_hand() -> Rig {
+    let mut rig = Rig::new(1);
+    rig.supervisor.policy.supervised = false;
+    assert_eq!(rig.on(Input::Start), []);
+    rig
+}
+
+// C-18, K-23: nobody but who was asked for; ids count up, the lowest free slot is used again.
+#[test]
+fn nothing_is_forked_that_was_not_asked_for() {
+    let mut rig = by_hand();
+    assert_eq!(rig.on(Input::Fork), [spawn(1, 0, 1)]);
+    assert_eq!(
+        rig.all([Input::Spawned(id(1)), Input::Fork]),
+        [spawn(2, 1, 1)]
+    );
+    rig.all([
+        Input::Spawned(id(2)),
+        Input::Online(id(1)),
+        Input::Online(id(2)),
+    ]);
+    assert_eq!(
+        rig.wait(ms(120_000)),
+        [],
+        "to boot takes as long as it takes"
+    );
+    assert_eq!(rig.die(1), []);
+    assert_eq!(
+        rig.all([Input::Scale(3), Input::Leaving(id(2))]),
+        [Action::Retire(id(2))]
+    );
+    assert_eq!(rig.on(Input::Fork), [spawn(3, 0, 1)]);
+}
+
+// C-6 bettered: a fork that fails uses up no id.
+#[test]
+fn a_fork_that_fails_uses_up_no_id() {
+    let mut rig = by_hand();
+    rig.on(Input::Fork);
+    assert_eq!(rig.on(Input::SpawnFailed(id(1))), []);
+    assert_eq!(rig.on(Input::Fork), [spawn(1, 0, 1)]);
+}
+
+// A worker that never listens is at work all the same, and has its time to leave.
+#[test]
+fn at_the_end_workers_that_never_listened_may_leave() {
+    let mut rig = by_hand();
+    rig.all([Input::Fork, Input::Spawned(id(1)), Input::Online(id(1))]);
+    assert_eq!(rig.on(Input::Shutdown), [Action::Retire(id(1))]);
+    assert_eq!(rig.on(Input::Fork), []);
+    assert_eq!(rig.die(1), [Action::Finished]);
+}

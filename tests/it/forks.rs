@@ -1,0 +1,252 @@
+//! The low level: workers that the program forks itself, and the stream of events. Rows C-5 to C-18, E-1 to E-9, S-1 to S-11.
+
+#![allow(
+    clippy::print_stdout,
+    clippy::exit,
+    reason = "the fixture tells what happens"
+)]
+
+use std::{
+    collections::BTreeMap,
+    io::Read as _,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use axum_cluster::{
+    Error, Signal, Worker,
+    cluster::{Cluster, Event, Primary, Role},
+};
+
+use crate::support::{Server, get};
+
+// C-18, E-1 to E-7, X-10, K-4: the example's own words.
+#[test]
+fn low_level_tells_its_story() {
+    let (status, output) = Server::run("low_level").start_expecting_exit();
+    assert_eq!(status.code(), Some(0), "{output}");
+    let of = |id: u32| -> Vec<_> {
+        let beginning = format!("worker {id} ");
+        let lines = output
+            .lines()
+            .filter_map(|line| line.strip_prefix(&beginning));
+        lines.map(str::to_owned).collect()
+    };
+    assert_eq!(output.lines().next(), Some("set up"), "{output}");
+    assert_eq!(output.lines().last(), Some("all have ended"), "{output}");
+    let accident = [
+        "in slot 0 forked",
+        "online",
+        "says: I have an accident",
+        "disconnected",
+        "ended with code 3: an accident, so another is forked",
+    ];
+    assert_eq!(of(1), accident, "{output}");
+    for (id, slot) in [(2, 1), (3, 0)] {
+        let forked = format!("in slot {slot} forked");
+        let waited = [
+            &*forked,
+            "online",
+            "says: I wait",
+            "disconnected",
+            "ended with code 0: it was told to",
+        ];
+        assert_eq!(of(id), waited, "{output}");
+    }
+}
+
+// The brief's example of `disconnect`: with an endless connection the worker is dead 2.0 to 2.5 s after `listening`. W-16, W-20, X-15.
+#[test]
+fn graceful_worker_is_killed_after_two_seconds() {
+    let server = Server::run("graceful_worker").start_only();
+    server.wait_for_line("worker 1 listens on 127.0.0.1:");
+    let listening = Instant::now();
+    server.wait_for_line("worker 1 hears: shutdown");
+    server.wait_for_line("worker 1 has not left within 2 s");
+    server.wait_for_line("worker 1 was ended by SIGTERM, as it was told to: true");
+    let took = listening.elapsed();
+    assert!(
+        took >= Duration::from_millis(1950) && took < Duration::from_millis(2500),
+        "{took:?}"
+    );
+    assert_eq!(server.wait_exit().code(), Some(0));
+}
+
+#[test]
+fn hyper_only_serves_without_axum() {
+    let server = Server::run("hyper_only").start();
+    let mut answers: Vec<_> = (0..2)
+        .map(|_| get(server.addr(), "/any/path?x=1").body)
+        .collect();
+    answers.sort();
+    assert_eq!(
+        answers,
+        [
+            "GET /any/path, says worker 1\n",
+            "GET /any/path, says worker 2\n"
+        ]
+    );
+}
+
+// C-1 to C-8, C-13 to C-17, E-8, E-9, S-1 to S-7, N-8; see the fixture.
+#[test]
+fn a_program_forks_its_workers_itself() {
+    let (status, output) = Server::fixture("forks::fixture").start_expecting_exit();
+    assert_eq!(status.code(), Some(0), "{output}");
+    assert!(output.contains("\nall as promised"), "{output}");
+}
+
+#[test]
+#[ignore = "a fixture: other tests run it as a process of its own"]
+fn fixture() {
+    if std::env::var_os("ADDR").is_none() {
+        return;
+    }
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap()
+        .block_on(async {
+            let exec = std::env::current_exe().unwrap();
+            match Cluster::new().exec(exec).start().await.unwrap() {
+                Role::Primary(primary) => supervise(primary).await,
+                Role::Worker(worker) => work(worker).await,
+            }
+        });
+}
+
+type Told = Arc<Mutex<BTreeMap<u64, Vec<&'static str>>>>;
+
+async fn supervise(primary: Primary) {
+    let mut events = primary.events();
+    // E-1: once, before everything else.
+    assert!(matches!(events.recv().await, Some(Event::Setup)));
+    assert!(
+        primary.events().recv().await.is_none(),
+        "there is one stream"
+    );
+    let told = Told::default();
+    let reader = tokio::spawn({
+        let told = told.clone();
+        async move {
+            while let Some(event) = events.recv().await {
+                let (worker, what) = match event {
+                    Event::Fork { worker } => (worker, "fork"),
+                    Event::Online { worker } => (worker, "online"),
+                    Event::Message { worker, .. } => (worker, "message"),
+                    Event::Disconnect { worker } => (worker, "disconnect"),
+                    Event::Exit { worker, .. } => (worker, "exit"),
+                    other => panic!("{other:?}"),
+                };
+                told.lock()
+                    .unwrap()
+                    .entry(worker.id().get())
+                    .or_default()
+                    .push(what);
+            }
+        }
+    });
+    // C-7, C-8 bettered: an error, no event, and no id used up.
+    let failed = primary.fork_with(|options| options.cwd("/does/not/exist"));
+    assert!(matches!(failed, Err(Error::Spawn { .. })), "{failed:?}");
+    // C-5: in the table when `fork` returns. W-14, W-15.
+    let (one, two) = (primary.fork().unwrap(), primary.fork().unwrap());
+    assert_eq!((one.id().get(), one.slot().get()), (1, 0));
+    assert_eq!((two.id().get(), two.slot().get()), (2, 1));
+    assert!(primary.worker(one.id()).is_some());
+    assert!(one.is_connected() && !one.is_dead());
+    one.online().await.unwrap();
+    two.online().await.unwrap();
+    // X-2, W-10: ids count up, slots are used again.
+    one.process().kill(Signal::Kill).unwrap();
+    let exit = one.exited().await;
+    assert_eq!(
+        (exit.code(), exit.signal(), exit.after_disconnect),
+        (None, Some(Signal::Kill), false)
+    );
+    assert!(primary.worker(one.id()).is_none());
+    let three = primary.fork().unwrap();
+    assert_eq!((three.id().get(), three.slot().get()), (3, 0));
+    assert!(one.listening().await.is_err(), "it never will");
+    // C-13, C-14, K-4, X-5: complete when all have ended, also one that had not even said hello.
+    primary.disconnect().await;
+    for worker in [&two, &three] {
+        assert!(worker.is_dead() && !worker.is_connected());
+        assert_eq!(worker.exited_after_disconnect(), Some(true));
+        assert_eq!(worker.exited().await.code(), Some(0));
+    }
+    assert!(primary.workers().is_empty());
+    primary.disconnect().await;
+    // C-17: more can be forked.
+    let said = say(&primary).await;
+    let user = if rustix::process::geteuid().is_root() {
+        1234
+    } else {
+        rustix::process::geteuid().as_raw()
+    };
+    assert_eq!(said, format!("yes in / as {user}"));
+    // These are a server's.
+    assert!(matches!(primary.scale(3).await, Err(Error::Unsupervised)));
+    assert!(matches!(primary.restart().await, Err(Error::Unsupervised)));
+    primary.shutdown().await;
+    assert!(matches!(primary.fork(), Err(Error::Gone)));
+    reader.await.unwrap();
+    let told = told.lock().unwrap();
+    assert_eq!(told[&1], ["fork", "online", "disconnect", "exit"]);
+    // E-9, I-22: a worker's last message before its end.
+    assert_eq!(
+        told[&2],
+        ["fork", "online", "message", "disconnect", "exit"]
+    );
+    assert_eq!(
+        told[&3],
+        ["fork", "online", "message", "disconnect", "exit"]
+    );
+    assert_eq!(
+        told[&4],
+        ["fork", "online", "message", "disconnect", "exit"]
+    );
+    assert_eq!(told.len(), 4);
+    println!("\nall as promised");
+}
+
+/// S-2, S-4, S-5, S-7, S-11, N-8: what only this one is told, and what it prints.
+async fn say(primary: &Primary) -> String {
+    let worker = primary.fork_with(|options| {
+        let options = options
+            .env("SAY", "yes")
+            .cwd("/")
+            .stdout(std::process::Stdio::piped());
+        if rustix::process::geteuid().is_root() {
+            options.gid(1234).uid(1234)
+        } else {
+            options
+        }
+    });
+    let worker = worker.unwrap();
+    let mut stdout = worker.process().take_stdout().unwrap();
+    assert!(worker.process().take_stdout().is_none() && worker.process().take_stderr().is_none());
+    worker.online().await.unwrap();
+    worker.disconnect().await;
+    let mut text = String::new();
+    stdout.read_to_string(&mut text).unwrap();
+    let said = text.lines().find_map(|line| line.strip_prefix("say: "));
+    said.unwrap_or_default().to_owned()
+}
+
+async fn work(worker: Worker) {
+    worker.draining().await;
+    if let Ok(say) = std::env::var("SAY") {
+        let here = std::env::current_dir().unwrap();
+        println!(
+            "\nsay: {say} in {} as {}",
+            here.display(),
+            rustix::process::geteuid().as_raw()
+        );
+    }
+    worker.send(&"the last word").unwrap();
+    worker.disconnect().await;
+    // W-14, W-13.
+    assert!(!worker.is_connected());
+    assert_eq!(worker.exited_after_disconnect(), Some(true));
+}

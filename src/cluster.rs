@@ -14,6 +14,7 @@ use crate::{
 };
 pub use crate::{
     event::{CutRequest, Exit, Restarted},
+    listen::{Listen, Listener, Peer, Stream, listen},
     primary::{Primary, Ticket, WorkerHandle},
     server::Role,
 };

@@ -128,6 +128,8 @@ pub enum Error {
         /// What was asked for.
         expected: &'static str,
     },
+    /// A worker asked its primary for something before it had reached `serve` or `start`.
+    NotStarted,
     /// A message is larger than a message may be. Nothing was sent.
     TooLarge {
         /// Its size in bytes.
@@ -174,6 +176,7 @@ impl fmt::Display for Error {
             Self::Upgrade { cause } => write!(f, "the upgrade was given up, this program goes on: {cause}"),
             Self::Succession { .. } => f.write_str("cannot take over the cluster of the program that ran in this process before"),
             Self::AlreadyStarted => f.write_str("this process has a cluster already; `serve` or `start` may be called once a process"),
+            Self::NotStarted => f.write_str("this worker has not joined its cluster yet; call `serve` or `start` first"),
             Self::TestBinary { program } => write!(
                 f,
                 "{} is a test binary: each worker would run every test again; use `.workers(0)`, or name a program with `.program(path)`",

@@ -23,7 +23,7 @@ pub(crate) const MESSAGE_FDS: usize = 15;
 const FD_WEIGHT: usize = 16 * 1024;
 
 /// Raised when frames or settings change so that an older peer would misread them.
-pub(crate) const WIRE_VERSION: u32 = 2;
+pub(crate) const WIRE_VERSION: u32 = 3;
 
 /// A frame's kind and length.
 const HEADER: usize = 5;
@@ -47,6 +47,8 @@ pub(crate) enum Kind {
     Request(u64),
     /// The answer to the request of this number.
     Reply(u64),
+    /// Wants an answer of the crate's own part over there, not of the program. Numbered with the requests.
+    Ask(u64),
 }
 
 /// The payload of a letter.
@@ -82,6 +84,7 @@ impl<'a> Envelope<'a> {
             (1, 0) => Kind::Broadcast,
             (2, number) => Kind::Request(number),
             (3, number) => Kind::Reply(number),
+            (4, number) => Kind::Ask(number),
             _ => return None,
         };
         (usize::from(*fds) <= MESSAGE_FDS).then_some(Self {
@@ -110,6 +113,7 @@ impl<'a> Envelope<'a> {
             Kind::Broadcast => (1, 0),
             Kind::Request(number) => (2, number),
             Kind::Reply(number) => (3, number),
+            Kind::Ask(number) => (4, number),
         };
         let sealed = match self.payload {
             Payload::Here(_) => 0,
@@ -153,6 +157,12 @@ pub(crate) enum Frame<'a> {
     Reopen,
     /// Primary: requests up to this number that are not answered yet never will be; another program goes on there.
     NoReplies(u64),
+    /// Worker: it takes connections of this listener, which it asked for, or has room for them again.
+    Accepting(u16),
+    /// Worker: its queue of this listener is full; what comes all the same it gives back.
+    Full(u16),
+    /// Worker: it has closed this listener.
+    Unlisten(u16),
 }
 
 impl<'a> Frame<'a> {
@@ -171,6 +181,9 @@ impl<'a> Frame<'a> {
             Self::Cut(_) => 11,
             Self::Reopen => 12,
             Self::NoReplies(_) => 13,
+            Self::Accepting(_) => 20,
+            Self::Full(_) => 21,
+            Self::Unlisten(_) => 22,
         }
     }
 
@@ -189,6 +202,9 @@ impl<'a> Frame<'a> {
             (11, _) => Ok(Self::Cut(payload)),
             (12, []) => Ok(Self::Reopen),
             (13, _) => long_number(payload).map(Self::NoReplies),
+            (20, _) => short_number(payload).map(Self::Accepting),
+            (21, _) => short_number(payload).map(Self::Full),
+            (22, _) => short_number(payload).map(Self::Unlisten),
             _ => Err(Malformed),
         }
     }
@@ -206,6 +222,7 @@ impl<'a> Frame<'a> {
                 Self::Letter(letter) => letter.size(),
                 Self::NoReply(_) | Self::NoReplies(_) => 8,
                 Self::Consumed(_) | Self::GiveBack(_) => 4,
+                Self::Accepting(_) | Self::Full(_) | Self::Unlisten(_) => 2,
                 Self::Leaving | Self::Reopen => 0,
             }
     }
@@ -243,6 +260,9 @@ impl<'a> Frame<'a> {
                 datagram.extend_from_slice(&n.to_le_bytes());
             }
             Self::Consumed(n) | Self::GiveBack(n) => datagram.extend_from_slice(&n.to_le_bytes()),
+            Self::Accepting(n) | Self::Full(n) | Self::Unlisten(n) => {
+                datagram.extend_from_slice(&n.to_le_bytes());
+            }
             Self::Leaving | Self::Reopen => {}
         }
     }
@@ -256,6 +276,11 @@ fn long_number(payload: &[u8]) -> Result<u64, Malformed> {
 fn number(payload: &[u8]) -> Result<u32, Malformed> {
     let number = payload.try_into().map_err(|_| Malformed)?;
     Ok(u32::from_le_bytes(number))
+}
+
+fn short_number(payload: &[u8]) -> Result<u16, Malformed> {
+    let number = payload.try_into().map_err(|_| Malformed)?;
+    Ok(u16::from_le_bytes(number))
 }
 
 /// A datagram is not what this version writes.
@@ -406,6 +431,10 @@ mod tests {
             Frame::Cut(b"12345678"),
             Frame::Reopen,
             Frame::NoReplies(9),
+            Frame::Letter(letter(Kind::Ask(8), 0, Payload::Here(b"?"))),
+            Frame::Accepting(0x8000),
+            Frame::Full(u16::MAX),
+            Frame::Unlisten(3),
         ];
         let mut datagram = Vec::new();
         sent.iter().for_each(|frame| frame.encode(&mut datagram));

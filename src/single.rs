@@ -337,6 +337,8 @@ fn letter_to_primary(letter: Letter, receipt: Receipt, handle: &WorkerHandle, ev
         Kind::Reply(number) => handle
             .outbox()
             .answered(number, Some((letter, Some(receipt)))),
+        // There is no other process to ask.
+        Kind::Ask(number) => handle.outbox().order(&Frame::NoReply(number)),
         Kind::Request(number) if !events.wants.messages => {
             handle.outbox().order(&Frame::NoReply(number));
         }

@@ -55,12 +55,12 @@ impl Acceptor {
     /// Accepts for ever.
     pub(super) async fn run(&self, dispatch: Rc<RefCell<Dispatch>>) {
         loop {
-            room(&dispatch).await;
+            room(&dispatch, self.number).await;
             let Ok(mut ready) = self.listener.readable().await else {
                 return;
             };
             // Another listener may have used up the room meanwhile.
-            if !dispatch.borrow().has_room() {
+            if !dispatch.borrow().has_room_for(self.number) {
                 continue;
             }
             match self.accept(&dispatch) {
@@ -102,7 +102,7 @@ impl Acceptor {
                     outcome = Accepted::All;
                     break;
                 }
-                Err(error) if is_shortage(&error) => {
+                Err(error) if sockets::is_shortage(&error) => {
                     outcome = Accepted::Failed(error);
                     break;
                 }
@@ -120,23 +120,15 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Clients that come faster than they are accepted must not put off the end.
 const REST: Duration = Duration::from_secs(1);
 
-fn is_shortage(error: &io::Error) -> bool {
-    use nix::errno::Errno;
-    matches!(
-        error.raw_os_error().map(Errno::from_raw),
-        Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM)
-    )
-}
-
 /// Completes when some worker has room.
-async fn room(dispatch: &RefCell<Dispatch>) {
+async fn room(dispatch: &RefCell<Dispatch>, listener: u16) {
     let news = dispatch.borrow().news();
     loop {
         let notified = news.notified();
         tokio::pin!(notified);
         // From here on no news is missed.
         notified.as_mut().enable();
-        if dispatch.borrow().has_room() {
+        if dispatch.borrow().has_room_for(listener) {
             return;
         }
         notified.await;

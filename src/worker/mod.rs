@@ -3,6 +3,7 @@
 mod apps;
 mod hub;
 mod inbox;
+mod ports;
 mod run;
 mod watch;
 
@@ -19,10 +20,11 @@ use std::{
 use serde::Serialize;
 use tokio::sync::watch as value;
 
-pub(crate) use apps::{App, AppSource, Serving, app};
+pub(crate) use apps::{App, AppSource, Apps, Serving, app};
 pub(crate) use hub::Hub;
 pub use hub::Messages;
 pub(crate) use inbox::take_in;
+pub(crate) use ports::{Open, Port, Ports};
 pub(crate) use run::{Joined, timeouts};
 
 use crate::{
@@ -62,6 +64,7 @@ struct Shared {
     reopened: value::Sender<u64>,
     /// The primary has a hook that wants a notice a request.
     notices: bool,
+    ports: Ports,
 }
 
 /// What a worker is made of.
@@ -104,6 +107,7 @@ impl Worker {
                 draining,
                 reopened,
                 notices,
+                ports: Ports::default(),
             }),
         }
     }
@@ -289,6 +293,10 @@ impl Worker {
 
     pub(crate) fn row(&self) -> &Arc<Row> {
         &self.shared.row
+    }
+
+    pub(crate) fn ports(&self) -> &Ports {
+        &self.shared.ports
     }
 
     /// Log files are to be opened anew.

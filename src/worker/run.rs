@@ -4,13 +4,18 @@ use std::{
     convert::Infallible,
     io,
     os::fd::{AsFd, OwnedFd},
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
-use tokio::{sync::mpsc, task::AbortHandle};
+use tokio::{
+    sync::mpsc,
+    task::{AbortHandle, JoinHandle},
+};
 
-use super::{App, AppSource, Hub, Parts, Serving, Worker, inbox::take_in, watch::Watch};
+use super::{
+    App, AppSource, Apps, Hub, Parts, Serving, Worker, inbox::take_in, ports, watch::Watch,
+};
 use crate::{
     birth::{Born, Welcome},
     error::{Error, Result},
@@ -26,6 +31,7 @@ use crate::{
     scoreboard::Row,
     settings::Settings,
     signals::WorkerSignals,
+    wanted::is_asked_for,
 };
 
 /// How often a worker that gives its connections back looks whether they are still wanted.
@@ -46,9 +52,14 @@ pub(crate) struct Joined {
     worker: Worker,
     settings: Settings,
     prepare: bool,
-    intake: Arc<IntakeReceiver>,
     connections: Connections,
     watch: Watch,
+    /// What is served, once that is known.
+    apps: Arc<OnceLock<Apps>>,
+    /// Takes connections; ends with the intake.
+    taking: JoinHandle<()>,
+    /// Ends when no connection is on its way back any more.
+    all_done: mpsc::Receiver<Infallible>,
     _tasks: Tasks,
 }
 
@@ -85,7 +96,19 @@ impl Joined {
             notices,
         });
         let connections = Connections::new(timeouts(&settings), worker.row().clone());
+        worker.ports().open(intake.clone());
+        let (done, all_done) = mpsc::channel(1);
+        let serving = Serving {
+            connections: connections.clone(),
+            worker: worker.clone(),
+            intake: Some(intake.clone()),
+            done,
+        };
+        let apps = Arc::new(OnceLock::new());
+        // Before there is an app: listeners of the program's own do not wait for that.
+        let taking = tokio::spawn(take(intake, apps.clone(), serving, settings.clone()));
         let tasks = Tasks(vec![
+            taking.abort_handle(),
             spawn(write(channel.clone(), worker.clone())),
             spawn(read(channel, worker.clone(), connections.clone())),
             spawn(beat(worker.clone())),
@@ -99,9 +122,11 @@ impl Joined {
             worker,
             settings,
             prepare: welcome.prepare,
-            intake,
             connections,
             watch,
+            apps,
+            taking,
+            all_done,
             _tasks: tasks,
         })
     }
@@ -121,24 +146,23 @@ impl Joined {
         let Self {
             worker,
             settings,
-            intake,
             connections,
             watch,
+            apps,
+            taking,
+            mut all_done,
+            _tasks,
             ..
-        } = &self;
+        } = self;
+        let (worker, settings, connections, watch) = (&worker, &settings, &connections, &watch);
         let served = match source(worker.clone()).await {
-            Ok(apps) => {
+            Ok(built) => {
+                // Nobody else sets it.
+                let _ = apps.set(built);
                 worker.outbox().order(&Frame::Listening(&asked));
-                let (done, mut all_done) = mpsc::channel(1);
-                let serving = Serving {
-                    connections: connections.clone(),
-                    worker: worker.clone(),
-                    intake: Some(intake.clone()),
-                    done,
-                };
-                take(intake, &apps, &serving, settings).await;
+                // A panic in it is an end too.
+                let _ = taking.await;
                 tracing::debug!(worker = %worker.id(), open = connections.open(), "leaving");
-                drop(serving);
                 drain(connections, worker, watch, settings, &mut all_done).await;
                 Ok(())
             }
@@ -189,8 +213,18 @@ async fn be_welcomed(channel: &Channel) -> Result<(Welcome, OwnedFd, OwnedFd)> {
 
 /// Takes connections until the intake is finished: by the primary's order, or by its death.
 async fn take(
+    intake: Arc<IntakeReceiver>,
+    apps: Arc<OnceLock<Apps>>,
+    serving: Serving,
+    settings: Settings,
+) {
+    take_all(&intake, &apps, &serving, &settings).await;
+    serving.worker.ports().end();
+}
+
+async fn take_all(
     intake: &IntakeReceiver,
-    apps: &[Arc<dyn App>],
+    apps: &OnceLock<Apps>,
     serving: &Serving,
     settings: &Settings,
 ) {
@@ -217,8 +251,13 @@ async fn take(
             tracing::error!(worker = %worker.id(), connections = batch.lost, "lost in hand-over: this worker is out of descriptors");
         }
         tight |= batch.conns.iter().any(|conn| limits::is_full(&conn.fd));
+        let apps = apps.get().map_or(&[][..], |apps| apps);
         for conn in batch.conns {
-            serve(conn, apps, serving);
+            if is_asked_for(conn.listener) {
+                ports::route(worker, conn);
+            } else {
+                serve(conn, apps, serving);
+            }
         }
         // Once tight, numbers tell nothing any more: what is free may be below those in use.
         tight = tight && !intake.has_reserve();
@@ -273,6 +312,7 @@ async fn drain(
     let finished = async {
         all_done.recv().await;
         connections.all_closed().await;
+        worker.ports().all_closed().await;
     };
     tokio::pin!(finished);
     loop {
@@ -287,6 +327,8 @@ async fn drain(
         }
     }
     let (cut, requests) = connections.cut();
+    // The program's own end with the process.
+    let cut = cut + worker.ports().count();
     tracing::warn!(worker = %worker.id(), connections = cut, requests = requests.total, "cut at the drain deadline");
     if requests.total > 0 {
         worker.outbox().order(&Frame::Cut(&encode_cuts(&requests)));

@@ -21,6 +21,7 @@ mod drain;
 mod handlers;
 mod hooks;
 mod limits;
+mod listening;
 mod lost;
 mod mail;
 mod messages;

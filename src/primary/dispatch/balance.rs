@@ -44,7 +44,7 @@ impl Dispatch {
 
 impl Intake {
     /// Connections assigned and not closed, given back or rescued.
-    fn open(&self) -> u64 {
+    pub(super) fn open(&self) -> u64 {
         (self.sent + self.batch.len() as u64)
             .saturating_sub(self.back)
             .saturating_sub(self.row.done_with())

@@ -3,6 +3,7 @@
 mod adopt;
 mod children;
 mod ending;
+mod listening;
 mod rebalance;
 mod recycling;
 mod restarts;
@@ -27,6 +28,7 @@ pub(crate) use self::ending::SECOND_STOP;
 use self::{
     children::{Child, Death},
     ending::Ending,
+    listening::Listening,
     restarts::Abandoned,
     upgrade::{News, Upgrade},
 };
@@ -94,6 +96,7 @@ struct Driver {
     supervisor: Supervisor,
     dispatch: Rc<RefCell<Dispatch>>,
     acceptors: Vec<(Rc<Acceptor>, JoinHandle<()>)>,
+    listening: Listening,
     /// Bound for the next program: nothing is accepted here yet.
     incoming: Vec<Bound>,
     gate: Rc<Gate>,
@@ -196,6 +199,7 @@ impl Driver {
             events: setup.events,
             supervisor,
             acceptors: Vec::new(),
+            listening: Listening::default(),
             incoming: Vec::new(),
             gate: Rc::default(),
             // The first generation's was the primary's own to run, in the first program or in one before it.
@@ -351,6 +355,11 @@ impl Driver {
             }
             Seen::Cut(id, cuts) => self.cut(id, cuts),
             Seen::Exited(id, status) => self.exited(id, status),
+            Seen::AskedToListen(id, request, wanted) => self.asked_to_listen((id, request), wanted),
+            Seen::BoundFor(wanted, bound) => self.bound_for(&wanted, bound),
+            Seen::Accepts(id, listener) => self.accepts(listener, id),
+            Seen::Full(id, listener) => self.is_full(listener, id),
+            Seen::Unlisten(id, listener) => self.unlisten(listener, id),
         }
     }
 
@@ -374,6 +383,7 @@ impl Driver {
         self.tell(Input::Tick);
         self.recycle(now);
         self.rebalance(now);
+        self.close_deserted(now);
         self.close_further();
     }
 

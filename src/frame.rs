@@ -406,7 +406,7 @@ mod tests {
             Payload::Here(b"")
         ))));
         let mut unknown = encoded(good);
-        unknown[5] = SEALED | 4;
+        unknown[5] = SEALED | 5;
         assert!(is_malformed(&unknown));
         let mut numbered = encoded(good);
         numbered[7] = 1;

@@ -157,6 +157,7 @@ impl Server {
             let connections = connections.clone();
             async move { connections.reap().await }
         });
+        self.worker.served().begin(&connections, &apps);
         let mut accepting = JoinSet::new();
         // Nothing comes back here, so nobody waits for the tasks: their connections are waited for.
         let (done, _) = mpsc::channel(1);
@@ -201,6 +202,7 @@ impl Server {
             }
             () = again => tracing::info!("ending at once"),
         }
+        self.worker.served().end();
         // What was sent last is still to be seen by the hooks.
         let _ = tokio::time::timeout(Duration::from_secs(1), self.worker.outbox().flushed()).await;
         self.worker.outbox().close();

@@ -284,6 +284,14 @@ impl Stream {
 }
 
 impl Stream {
+    /// Who is at the other end; `None` of a unix socket.
+    pub(crate) fn peer(&self) -> io::Result<Option<SocketAddr>> {
+        match self {
+            Self::Tcp(stream) => stream.peer_addr().map(Some),
+            Self::Unix(_) => Ok(None),
+        }
+    }
+
     /// Takes the connection out of the runtime.
     pub(crate) fn into_fd(self) -> io::Result<OwnedFd> {
         match self {

@@ -5,6 +5,7 @@ mod hub;
 mod inbox;
 mod ports;
 mod run;
+mod served;
 mod watch;
 
 use std::{
@@ -26,6 +27,7 @@ pub use hub::Messages;
 pub(crate) use inbox::take_in;
 pub(crate) use ports::{Open, Port, Ports};
 pub(crate) use run::{Joined, timeouts};
+pub(crate) use served::Served;
 
 use crate::{
     error::Result,
@@ -65,6 +67,7 @@ struct Shared {
     /// The primary has a hook that wants a notice a request.
     notices: bool,
     ports: Ports,
+    served: Served,
 }
 
 /// What a worker is made of.
@@ -108,6 +111,7 @@ impl Worker {
                 reopened,
                 notices,
                 ports: Ports::default(),
+                served: Served::default(),
             }),
         }
     }
@@ -293,6 +297,10 @@ impl Worker {
 
     pub(crate) fn row(&self) -> &Arc<Row> {
         &self.shared.row
+    }
+
+    pub(crate) fn served(&self) -> &Served {
+        &self.shared.served
     }
 
     pub(crate) fn ports(&self) -> &Ports {

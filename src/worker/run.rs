@@ -157,6 +157,7 @@ impl Joined {
         let (worker, settings, connections, watch) = (&worker, &settings, &connections, &watch);
         let served = match source(worker.clone()).await {
             Ok(built) => {
+                worker.served().begin(connections, &built);
                 // Nobody else sets it.
                 let _ = apps.set(built);
                 worker.outbox().order(&Frame::Listening(&asked));
@@ -168,6 +169,7 @@ impl Joined {
             }
             Err(error) => Err(error),
         };
+        worker.served().end();
         // Past this time what is not flushed is lost, as with a kill: the primary does not read.
         let _ = tokio::time::timeout(FLUSH, worker.outbox().flushed()).await;
         worker.outbox().close();

@@ -33,6 +33,7 @@ mod rebalance;
 mod recycling;
 mod restart;
 mod scale;
+mod send_socket;
 mod sessions;
 mod shaken;
 mod single;

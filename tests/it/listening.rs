@@ -24,6 +24,7 @@ use axum_cluster::{
     ClusteredServer, Worker,
     cluster::{self, Peer},
 };
+use futures_util::FutureExt as _;
 use serde::{Deserialize, Serialize};
 use tokio::{io::AsyncWriteExt, sync::oneshot};
 
@@ -401,6 +402,87 @@ fn axum_serves_it_with_connect_info_and_ends_gracefully() {
     .is_err()));
 }
 
+/// The example `listen`, and where it also listens.
+fn example() -> (Server, String) {
+    let server = Server::run("listen")
+        .env("ALSO", ANY)
+        .env("RUST_LOG", "info")
+        .workers(2)
+        .start();
+    let line = server.lines("worker 1 also listens on ").remove(0);
+    (server, line.rsplit(' ').next().unwrap().to_owned())
+}
+
+/// Asks one question a connection until told to stop; how many were answered. Panics at the first that is not.
+fn keep_asking(addr: &str) -> (std::sync::mpsc::Sender<()>, std::thread::JoinHandle<u32>) {
+    let (stop, stopped) = std::sync::mpsc::channel();
+    let addr = addr.to_owned();
+    let asking = std::thread::spawn(move || {
+        let mut answered = 0;
+        while stopped.try_recv() == Err(std::sync::mpsc::TryRecvError::Empty) {
+            let body = crate::support::get(&addr, "/").body;
+            assert!(body.contains("says hello"), "{body}");
+            answered += 1;
+        }
+        answered
+    });
+    (stop, asking)
+}
+
+// A rolling restart: those that leave take no more, and nobody is refused or cut.
+#[test]
+fn a_restart_refuses_nobody_at_a_workers_listener() {
+    let (server, addr) = example();
+    let (stop, asking) = keep_asking(&addr);
+    for n in 1..=2 {
+        server.signal(Signal::SIGHUP);
+        server.wait_until("restarted", |server| {
+            server.output().matches(" restarted ").count() == n
+        });
+    }
+    drop(stop);
+    assert!(asking.join().unwrap() > 0);
+    let listening = format!("also listens on {addr}");
+    assert_eq!(server.output().matches(&listening).count(), 6);
+    assert!(!server.output().contains("not listening on"));
+    assert!(server.stop().success());
+}
+
+// An upgrade in place carries them: socket, members, and who comes later.
+#[test]
+fn an_upgrade_carries_a_workers_listener() {
+    let (server, addr) = example();
+    let (stop, asking) = keep_asking(&addr);
+    for n in 1..=2 {
+        server.signal(Signal::SIGUSR2);
+        server.wait_until("the next program took over", |server| {
+            server
+                .output()
+                .matches("took over from the program before")
+                .count()
+                == n
+        });
+    }
+    server.wait_until("the old workers have gone", |server| {
+        server.worker_pids().len() == 2
+    });
+    server.signal_to(server.worker_pids()[0], Signal::SIGKILL);
+    server.wait_for_line(&format!("worker 7 also listens on {addr}"));
+    drop(stop);
+    // Killed, it may take one with it.
+    let _ = asking.join();
+    let mut told: Vec<_> = (0..4)
+        .map(|_| crate::support::get(&addr, "/").body)
+        .collect();
+    told.sort();
+    assert!(
+        told[0].starts_with("worker 6") && told[3].starts_with("worker 7"),
+        "{told:?}"
+    );
+    assert!(server.stop().success());
+    assert!(TcpStream::connect(&addr).is_err(), "nothing is left open");
+}
+
 // ===== the fixture =====
 
 type Open = Arc<Mutex<BTreeMap<String, oneshot::Sender<()>>>>;
@@ -423,7 +505,8 @@ async fn open(worker: Worker, open: Open, order: Order) -> String {
         listen = listen.mode(mode);
     }
     if let How::Forget = order.how {
-        let early = tokio::time::timeout(Duration::ZERO, listen.into_future()).await;
+        // Asked by the first poll, and let go.
+        let early = listen.into_future().now_or_never();
         return early.map_or("forgotten".into(), |_| "too late".into());
     }
     let listener = match listen.await {

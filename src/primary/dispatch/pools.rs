@@ -9,6 +9,7 @@ use crate::{id::WorkerId, ipc::intake::Conn, scheduler::Scheduler, wanted::is_as
 #[derive(Debug)]
 pub(super) struct Pool {
     scheduler: Scheduler,
+    members: BTreeSet<WorkerId>,
     /// Members whose programs do not keep up with accepting here.
     full: BTreeSet<WorkerId>,
     /// Accepted, and none of them has room.
@@ -16,6 +17,12 @@ pub(super) struct Pool {
 }
 
 impl Pool {
+    fn remove(&mut self, id: WorkerId) {
+        self.members.remove(&id);
+        self.full.remove(&id);
+        self.scheduler.remove(id);
+    }
+
     pub(super) fn released(&mut self, id: WorkerId, n: u64) {
         self.scheduler.released(id, n);
     }
@@ -26,6 +33,7 @@ impl Dispatch {
     pub(crate) fn open_pool(&mut self, listener: u16) {
         let pool = Pool {
             scheduler: Scheduler::new(self.scheduling),
+            members: BTreeSet::new(),
             full: BTreeSet::new(),
             waiting: VecDeque::new(),
         };
@@ -47,7 +55,8 @@ impl Dispatch {
         let Some(pool) = self.pools.get_mut(&listener).filter(|_| !intake.retired) else {
             return;
         };
-        if !pool.full.remove(&id) {
+        pool.full.remove(&id);
+        if pool.members.insert(id) {
             pool.scheduler.add(id);
             // What it has already counts, wherever that came by.
             (0..intake.open()).for_each(|_| pool.scheduler.assigned(id));
@@ -60,9 +69,17 @@ impl Dispatch {
         self.place_waiting();
     }
 
+    /// Whether a worker would be given connections of this listener.
+    pub(crate) fn takes_there(&self, listener: u16, id: WorkerId) -> bool {
+        let pool = self.pools.get(&listener);
+        pool.is_some_and(|pool| pool.members.contains(&id) && !pool.full.contains(&id))
+    }
+
     /// A worker's program does not keep up with accepting there.
     pub(crate) fn is_full(&mut self, listener: u16, id: WorkerId) {
-        if let Some(pool) = self.pools.get_mut(&listener) {
+        if let Some(pool) = self.pools.get_mut(&listener)
+            && pool.members.contains(&id)
+        {
             pool.full.insert(id);
             pool.scheduler.block(id);
         }
@@ -71,8 +88,7 @@ impl Dispatch {
     /// A worker does not listen there any more.
     pub(crate) fn leaves(&mut self, listener: u16, id: WorkerId) {
         if let Some(pool) = self.pools.get_mut(&listener) {
-            pool.full.remove(&id);
-            pool.scheduler.remove(id);
+            pool.remove(id);
         }
     }
 
@@ -80,8 +96,7 @@ impl Dispatch {
     pub(super) fn withdraw(&mut self, id: WorkerId) {
         self.choice.remove(id);
         for pool in self.pools.values_mut() {
-            pool.full.remove(&id);
-            pool.scheduler.remove(id);
+            pool.remove(id);
         }
     }
 

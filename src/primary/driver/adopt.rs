@@ -32,6 +32,7 @@ impl Driver {
         let Estate {
             description,
             workers,
+            asked_for,
             ..
         } = estate;
         self.shared.resume(
@@ -48,6 +49,9 @@ impl Driver {
                     doing: "take over a worker from the program before",
                     source,
                 })?;
+        }
+        for (kept, fd) in description.asked_for.into_iter().zip(asked_for) {
+            self.adopt_asked(kept, fd)?;
         }
         tracing::info!(
             workers = self.children.len(),

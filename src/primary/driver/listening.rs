@@ -3,6 +3,7 @@
 use std::{
     cell::RefCell,
     collections::{BTreeMap, BTreeSet},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     rc::Rc,
     time::Instant,
 };
@@ -21,7 +22,7 @@ use crate::{
     ipc::letter::Letter,
     listeners::{Bound, Name},
     message::Message,
-    primary::{acceptor::Acceptor, dispatch::Way, link::Seen},
+    primary::{acceptor::Acceptor, dispatch::Way, link::Seen, succession::KeptAsked},
     sockets::Listener,
     wanted::{Answer, FIRST, Failure, Place, Wanted},
 };
@@ -186,6 +187,42 @@ impl Driver {
             deserted: Some(Instant::now()),
         };
         self.listening.open.insert(number, asked);
+        Ok(())
+    }
+
+    /// What the next program is told of them; their descriptors are appended.
+    pub(super) fn kept_asked<'a>(&'a self, fds: &mut Vec<BorrowedFd<'a>>) -> Vec<KeptAsked> {
+        let open = self.listening.open.iter();
+        open.map(|(&number, asked)| {
+            let listener = asked.acceptor.listener();
+            fds.push(listener.as_fd());
+            let members: Vec<_> = asked.members.iter().copied().collect();
+            let dispatch = self.dispatch.borrow();
+            let accepts = |&id: &WorkerId| dispatch.takes_there(number, id);
+            KeptAsked {
+                number,
+                wanted: asked.wanted.clone(),
+                has_file: listener.has_file(),
+                accepting: members.iter().copied().filter(accepts).collect(),
+                members,
+            }
+        })
+        .collect()
+    }
+
+    /// Goes on with a listener of the program before. What was asked and not answered by it the workers ask again.
+    pub(super) fn adopt_asked(&mut self, kept: KeptAsked, fd: OwnedFd) -> Result<()> {
+        let listener = Listener::inherited(fd, kept.has_file)
+            .map_err(|source| Error::Succession { source })?;
+        self.listening.given = self.listening.given.max(kept.number % FIRST + 1) % FIRST;
+        self.take_up(kept.number, kept.wanted, listener)?;
+        if let Some(asked) = self.listening.open.get_mut(&kept.number) {
+            let lives = |id: &WorkerId| self.children.contains_key(id);
+            asked.members = kept.members.into_iter().filter(lives).collect();
+        }
+        for id in kept.accepting {
+            self.accepts(kept.number, id);
+        }
         Ok(())
     }
 

@@ -47,6 +47,23 @@ impl Address {
         }
     }
 
+    /// Port 0: any that is free.
+    pub(crate) fn is_any_port(&self) -> bool {
+        match &self.0 {
+            Kind::Socket(addr) => addr.port() == 0,
+            Kind::Name(name) => name.ends_with(":0"),
+            Kind::Unix(_) => false,
+        }
+    }
+
+    /// The same wherever it is looked at: a path is that of this process's directory.
+    pub(crate) fn absolute(self) -> Self {
+        match self.0 {
+            Kind::Unix(path) => Self(Kind::Unix(std::path::absolute(&path).unwrap_or(path))),
+            _ => self,
+        }
+    }
+
     pub(crate) fn kind(&self) -> &Kind {
         &self.0
     }

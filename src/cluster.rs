@@ -16,6 +16,7 @@ pub use crate::{
     event::{CutRequest, Exit, Restarted},
     events::{Event, Events},
     fork::Cluster,
+    listen::{Listen, Listener, Peer, Stream, listen},
     primary::{ForkOptions, Primary, Ticket, WorkerHandle, WorkerProcess},
     server::Role,
 };

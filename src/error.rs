@@ -132,6 +132,8 @@ pub enum Error {
         /// What was asked for.
         expected: &'static str,
     },
+    /// A worker asked its primary for something before it had reached `serve` or `start`.
+    NotStarted,
     /// A message is larger than a message may be. Nothing was sent.
     TooLarge {
         /// Its size in bytes.
@@ -180,6 +182,7 @@ impl fmt::Display for Error {
             Self::AlreadyStarted => f.write_str("this process has a cluster already; `serve` or `start` may be called once a process"),
             Self::Supervised => f.write_str("a `ClusteredServer` starts its workers itself; use `scale`, or `Cluster` to fork them"),
             Self::Unsupervised => f.write_str("the program forks the workers of this cluster itself; only a `ClusteredServer` is scaled, restarted and upgraded"),
+            Self::NotStarted => f.write_str("this worker has not joined its cluster yet; call `serve` or `start` first"),
             Self::TestBinary { program } => write!(
                 f,
                 "{} is a test binary: each worker would run every test again; use `.workers(0)`, or name a program with `.program(path)`",

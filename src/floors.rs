@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fs, path::Path};
 
 /// Each top-level module and its floor, as the map in `lib.rs` draws them.
-const FLOORS: [(&str, u8); 38] = [
+const FLOORS: [(&str, u8); 40] = [
     ("address", 0),
     ("error", 0),
     ("event", 0),
@@ -13,6 +13,7 @@ const FLOORS: [(&str, u8); 38] = [
     ("schedule", 0),
     ("settings", 0),
     ("signal", 0),
+    ("wanted", 0),
     ("frame", 1),
     ("rebalance", 1),
     ("recycling", 1),
@@ -34,6 +35,7 @@ const FLOORS: [(&str, u8); 38] = [
     ("fork", 5),
     ("hooks", 5),
     ("layer", 5),
+    ("listen", 5),
     ("server", 5),
     ("service", 5),
     ("single", 5),

@@ -23,7 +23,7 @@ pub(crate) const MESSAGE_FDS: usize = 15;
 const FD_WEIGHT: usize = 16 * 1024;
 
 /// Raised when frames or settings change so that an older peer would misread them.
-pub(crate) const WIRE_VERSION: u32 = 2;
+pub(crate) const WIRE_VERSION: u32 = 3;
 
 /// A frame's kind and length.
 const HEADER: usize = 5;
@@ -47,6 +47,8 @@ pub(crate) enum Kind {
     Request(u64),
     /// The answer to the request of this number.
     Reply(u64),
+    /// Wants an answer of the crate's own part over there, not of the program. Numbered with the requests.
+    Ask(u64),
 }
 
 /// The payload of a letter.
@@ -82,6 +84,7 @@ impl<'a> Envelope<'a> {
             (1, 0) => Kind::Broadcast,
             (2, number) => Kind::Request(number),
             (3, number) => Kind::Reply(number),
+            (4, number) => Kind::Ask(number),
             _ => return None,
         };
         (usize::from(*fds) <= MESSAGE_FDS).then_some(Self {
@@ -110,6 +113,7 @@ impl<'a> Envelope<'a> {
             Kind::Broadcast => (1, 0),
             Kind::Request(number) => (2, number),
             Kind::Reply(number) => (3, number),
+            Kind::Ask(number) => (4, number),
         };
         let sealed = match self.payload {
             Payload::Here(_) => 0,
@@ -161,6 +165,12 @@ pub(crate) enum Frame<'a> {
     NoReplies(u64),
     /// Primary: accept at these sockets yourself (JSON: number and app of each, with the sockets in a datagram of its own).
     Accept(&'a [u8]),
+    /// Worker: it takes connections of this listener, which it asked for, or has room for them again.
+    Accepting(u16),
+    /// Worker: its queue of this listener is full; what comes all the same it gives back.
+    Full(u16),
+    /// Worker: it has closed this listener.
+    Unlisten(u16),
 }
 
 impl<'a> Frame<'a> {
@@ -183,6 +193,9 @@ impl<'a> Frame<'a> {
             Self::Leave => 17,
             Self::EndBy(_) => 15,
             Self::Disconnecting => 16,
+            Self::Accepting(_) => 20,
+            Self::Full(_) => 21,
+            Self::Unlisten(_) => 22,
         }
     }
 
@@ -205,6 +218,9 @@ impl<'a> Frame<'a> {
             (17, []) => Ok(Self::Leave),
             (15, _) => number(payload).map(Self::EndBy),
             (16, []) => Ok(Self::Disconnecting),
+            (20, _) => short_number(payload).map(Self::Accepting),
+            (21, _) => short_number(payload).map(Self::Full),
+            (22, _) => short_number(payload).map(Self::Unlisten),
             _ => Err(Malformed),
         }
     }
@@ -223,6 +239,7 @@ impl<'a> Frame<'a> {
                 Self::Letter(letter) => letter.size(),
                 Self::NoReply(_) | Self::NoReplies(_) => 8,
                 Self::Consumed(_) | Self::GiveBack(_) | Self::EndBy(_) => 4,
+                Self::Accepting(_) | Self::Full(_) | Self::Unlisten(_) => 2,
                 Self::Leaving | Self::Reopen | Self::Leave | Self::Disconnecting => 0,
             }
     }
@@ -263,6 +280,9 @@ impl<'a> Frame<'a> {
             Self::Consumed(n) | Self::GiveBack(n) | Self::EndBy(n) => {
                 datagram.extend_from_slice(&n.to_le_bytes());
             }
+            Self::Accepting(n) | Self::Full(n) | Self::Unlisten(n) => {
+                datagram.extend_from_slice(&n.to_le_bytes());
+            }
             Self::Leaving | Self::Reopen | Self::Leave | Self::Disconnecting => {}
         }
     }
@@ -276,6 +296,11 @@ fn long_number(payload: &[u8]) -> Result<u64, Malformed> {
 fn number(payload: &[u8]) -> Result<u32, Malformed> {
     let number = payload.try_into().map_err(|_| Malformed)?;
     Ok(u32::from_le_bytes(number))
+}
+
+fn short_number(payload: &[u8]) -> Result<u16, Malformed> {
+    let number = payload.try_into().map_err(|_| Malformed)?;
+    Ok(u16::from_le_bytes(number))
 }
 
 /// A datagram is not what this version writes.
@@ -401,7 +426,7 @@ mod tests {
             Payload::Here(b"")
         ))));
         let mut unknown = encoded(good);
-        unknown[5] = SEALED | 4;
+        unknown[5] = SEALED | 5;
         assert!(is_malformed(&unknown));
         let mut numbered = encoded(good);
         numbered[7] = 1;
@@ -429,6 +454,10 @@ mod tests {
             Frame::EndBy(15),
             Frame::Disconnecting,
             Frame::NoReplies(9),
+            Frame::Letter(letter(Kind::Ask(8), 0, Payload::Here(b"?"))),
+            Frame::Accepting(0x8000),
+            Frame::Full(u16::MAX),
+            Frame::Unlisten(3),
         ];
         let mut datagram = Vec::new();
         sent.iter().for_each(|frame| frame.encode(&mut datagram));

@@ -76,13 +76,13 @@
 //! Imports point down the floors, never up; a test reads the sources and keeps it so.
 //!
 //! ```text
-//! 5 surface    server (ClusteredServer, Serve)  times  upkeep  hooks  events  fork  start  single  service  cluster  layer  extract
+//! 5 surface    server (ClusteredServer, Serve)  times  upkeep  hooks  events  fork  start  single  service  cluster  listen  layer  extract
 //! 4 roles      primary/ (driver/, dispatch/, fork, choice, acceptor, link, gate, process, memory, image, succession, handle, life, wishes, hooks)
-//!              worker/ (run, apps, inbox, hub, watch)
+//!              worker/ (run, apps, doors, served, ports, inbox, hub, leaving, watch)
 //! 3 http       http/ (serving, timeouts, draining, letting go): knows a stream and a service, not who handed them over
 //! 2 wires      ipc/ (channel, intake, outbox, letter, requests, datagram, memfd, parcel, limits)  scoreboard/  listeners  sockets  signals  birth  reactor
 //! 1 machines   supervisor/  recycling  rebalance  scheduler  frame: pure, no tokio, no descriptor, no clock
-//! 0 words      schedule  settings  address  event  message  moved  signal  id  error
+//! 0 words      schedule  settings  address  wanted  event  message  moved  signal  id  error
 //! ```
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
@@ -104,6 +104,7 @@ mod http;
 mod id;
 mod ipc;
 mod layer;
+mod listen;
 mod listeners;
 mod message;
 mod moved;
@@ -125,6 +126,7 @@ mod start;
 mod supervisor;
 mod times;
 mod upkeep;
+mod wanted;
 mod worker;
 
 pub use address::{Address, Addresses};

@@ -14,11 +14,18 @@ pub(crate) struct Name(String);
 /// The name of what `bind_with` makes. No address is like it.
 const MADE: &str = "<made>";
 
+/// The name of what workers ask for, which is known by its number.
+const ASKED_FOR: &str = "<asked for>";
+
 impl Name {
+    pub(crate) fn asked_for() -> Self {
+        Self(ASKED_FOR.to_owned())
+    }
+
     /// The address that the name stands for; `None` for what a closure made.
     pub(crate) fn address(&self) -> Option<Address> {
         let asked = self.0.split('#').next().unwrap_or_default();
-        (asked != MADE).then(|| Address::from(asked))
+        (asked != MADE && asked != ASKED_FOR).then(|| Address::from(asked))
     }
 }
 

@@ -168,6 +168,7 @@ impl Server {
             let connections = connections.clone();
             async move { connections.reap().await }
         });
+        self.worker.served().begin(&connections, &apps);
         let mut accepting = JoinSet::new();
         // Nothing comes back here, so nobody waits for the tasks: their connections are waited for.
         let (done, _) = mpsc::channel(1);
@@ -212,6 +213,7 @@ impl Server {
             }
             () = again => tracing::info!("ending at once"),
         }
+        self.worker.served().end();
         // What was sent last is still to be seen by the hooks.
         let _ = tokio::time::timeout(Duration::from_secs(1), self.worker.outbox().flushed()).await;
         self.worker.outbox().close();
@@ -357,6 +359,8 @@ fn letter_to_primary(letter: Letter, receipt: Receipt, handle: &WorkerHandle, ev
         Kind::Reply(number) => handle
             .outbox()
             .answered(number, Some((letter, Some(receipt)))),
+        // There is no other process to ask.
+        Kind::Ask(number) => handle.outbox().order(&Frame::NoReply(number)),
         Kind::Request(number) if !events.wants.messages => {
             handle.outbox().order(&Frame::NoReply(number));
         }

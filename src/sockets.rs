@@ -1,11 +1,12 @@
 //! Listening sockets of the primary, and the streams that workers make of what they are handed.
 
 use std::{
+    fs::Permissions,
     io,
     net::SocketAddr,
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
-        unix::fs::{FileTypeExt, MetadataExt},
+        unix::fs::{FileTypeExt, MetadataExt, PermissionsExt},
     },
     path::{Path, PathBuf},
     pin::Pin,
@@ -20,6 +21,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use crate::{
     address::{Address, Kind},
     error::{Error, Result},
+    wanted::Options,
 };
 
 /// A socket that listens, and what is to be removed with it.
@@ -33,13 +35,22 @@ pub(crate) struct Listener {
 impl Listener {
     /// Binds and listens. A host name is looked up, and the first of its addresses that can be had is used.
     pub(crate) async fn bind(address: &Address, backlog: u32) -> Result<Self> {
+        let options = Options {
+            backlog,
+            ..Options::default()
+        };
+        Self::bind_as(address, &options).await
+    }
+
+    /// As [`bind`](Self::bind), and as it is told.
+    pub(crate) async fn bind_as(address: &Address, options: &Options) -> Result<Self> {
         let failed = |source| Error::Bind {
             address: address.clone(),
             source,
         };
         match address.kind() {
-            Kind::Socket(addr) => Self::tcp(*addr, backlog).map_err(failed),
-            Kind::Unix(path) => Self::unix(path, backlog).await.map_err(failed),
+            Kind::Socket(addr) => Self::tcp(*addr, options).map_err(failed),
+            Kind::Unix(path) => Self::unix(path, options).await.map_err(failed),
             Kind::Name(name) => {
                 let bad = |source| Error::Address {
                     given: name.clone(),
@@ -47,7 +58,7 @@ impl Listener {
                 };
                 let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
                 for addr in tokio::net::lookup_host(name).await.map_err(bad)? {
-                    match Self::tcp(addr, backlog) {
+                    match Self::tcp(addr, options) {
                         Ok(listener) => return Ok(listener),
                         Err(error) => last = error,
                     }
@@ -88,22 +99,24 @@ impl Listener {
         self.file.is_some()
     }
 
-    fn tcp(addr: SocketAddr, backlog: u32) -> io::Result<Self> {
-        let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None)?;
-        socket.set_reuse_address(true)?;
-        socket.bind(&addr.into())?;
-        socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
+    fn tcp(addr: SocketAddr, options: &Options) -> io::Result<Self> {
+        let socket = inet(addr, Type::STREAM, options)?;
+        socket.listen(options.backlog())?;
         Self::finish(socket, None)
     }
 
-    async fn unix(path: &Path, backlog: u32) -> io::Result<Self> {
+    async fn unix(path: &Path, options: &Options) -> io::Result<Self> {
         let path = std::path::absolute(path)?;
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
         let lock = lock_directory_of(&path).await?;
         remove_stale(&path)?;
         socket.bind(&SockAddr::unix(&path)?)?;
         let file = SocketFile::new(path)?;
-        socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
+        if let Some(mode) = options.mode {
+            // Nobody can connect before `listen`.
+            std::fs::set_permissions(&file.path, Permissions::from_mode(mode))?;
+        }
+        socket.listen(options.backlog())?;
         drop(lock);
         Self::finish(socket, Some(file))
     }
@@ -144,6 +157,22 @@ impl AsFd for Listener {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
+}
+
+/// A socket that is bound and no more.
+fn inet(addr: SocketAddr, kind: Type, options: &Options) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(addr), kind, None)?;
+    if let (Some(only), true) = (options.ipv6_only, addr.is_ipv6()) {
+        socket.set_only_v6(only)?;
+    }
+    if options.reuse_port {
+        socket.set_reuse_port(true)?;
+    }
+    if kind == Type::STREAM {
+        socket.set_reuse_address(true)?;
+    }
+    socket.bind(&addr.into())?;
+    Ok(socket)
 }
 
 /// Holds the directory's lock while a socket in it is examined and replaced, so that of two programs that start at once one sees the
@@ -255,6 +284,14 @@ impl Stream {
 }
 
 impl Stream {
+    /// Who is at the other end; `None` of a unix socket.
+    pub(crate) fn peer(&self) -> io::Result<Option<SocketAddr>> {
+        match self {
+            Self::Tcp(stream) => stream.peer_addr().map(Some),
+            Self::Unix(_) => Ok(None),
+        }
+    }
+
     /// Takes the connection out of the runtime.
     pub(crate) fn into_fd(self) -> io::Result<OwnedFd> {
         match self {

@@ -25,7 +25,7 @@ use crate::{
 
 /// What this process has to do, begun and ready to go on.
 pub(crate) enum Part {
-    Primary(Running),
+    Primary(Box<Running>),
     Worker(WorkerPart, Rest),
     Single(Box<Single>, Rest),
 }
@@ -247,7 +247,7 @@ async fn begin_primary(server: ClusteredServer, mut estate: Option<Estate>) -> R
         let _ = catches.await;
         signals::restore(&blocked);
     }
-    Ok(Part::Primary(running(result)))
+    Ok(Part::Primary(Box::new(running(result))))
 }
 
 /// The names of what the program asks for, and the apps behind them.

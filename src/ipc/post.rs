@@ -59,9 +59,18 @@ impl Outbox {
     }
 
     pub(crate) fn request(self: &Arc<Self>, value: &impl Serialize) -> Reply {
+        self.ask_as(Kind::Request, value)
+    }
+
+    /// Asks the crate's own part over there.
+    pub(crate) fn ask(self: &Arc<Self>, value: &impl Serialize) -> Reply {
+        self.ask_as(Kind::Ask, value)
+    }
+
+    fn ask_as(self: &Arc<Self>, kind: fn(u64) -> Kind, value: &impl Serialize) -> Reply {
         let (number, answered) = self.requests().begin();
         let sending = match Message::encode(value) {
-            Ok(message) => self.post_or_wait(Kind::Request(number), &message, Vec::new()),
+            Ok(message) => self.post_or_wait(kind(number), &message, Vec::new()),
             Err(error) => Sending::done(Err(error)),
         };
         Reply::new(self.clone(), number, sending, answered)

@@ -59,7 +59,7 @@ impl Acceptor {
         let is_shared = |dispatch: &Dispatch| dispatch.is_shared(self.number);
         loop {
             when(&dispatch, |dispatch| {
-                dispatch.has_room() && !is_shared(dispatch)
+                dispatch.has_room_for(self.number) && !is_shared(dispatch)
             })
             .await;
             // Watched no longer than this process accepts: it would be woken for each connection that a worker accepts.
@@ -72,7 +72,7 @@ impl Acceptor {
             };
             loop {
                 when(&dispatch, |dispatch| {
-                    dispatch.has_room() || is_shared(dispatch)
+                    dispatch.has_room_for(self.number) || is_shared(dispatch)
                 })
                 .await;
                 if is_shared(&dispatch.borrow()) {
@@ -82,7 +82,7 @@ impl Acceptor {
                     return;
                 };
                 // Another listener may have used up the room meanwhile, or a worker has come that accepts.
-                if !dispatch.borrow().has_room() || is_shared(&dispatch.borrow()) {
+                if !dispatch.borrow().has_room_for(self.number) || is_shared(&dispatch.borrow()) {
                     continue;
                 }
                 match self.accept(&dispatch) {

@@ -32,7 +32,9 @@ use crate::{
         letter::{Incomplete, Letter},
     },
     listeners::{Asked, Bound},
+    sockets::Listener,
     supervisor::Input,
+    wanted::{Failure, Wanted},
 };
 
 const FLOOD: &str = "more than a worker may have under way";
@@ -52,6 +54,14 @@ pub(super) enum Seen {
     /// What it had to cut at its drain deadline.
     Cut(WorkerId, Cuts),
     Exited(WorkerId, ExitStatus),
+    /// It asks to listen, under this number.
+    AskedToListen(WorkerId, u64, Wanted),
+    /// What a worker asked for, or why it cannot be had.
+    BoundFor(Wanted, Result<Listener, Failure>),
+    /// What it does at a listener that it asked for.
+    Accepts(WorkerId, u16),
+    Full(WorkerId, u16),
+    Unlisten(WorkerId, u16),
 }
 
 /// What it takes to look after one worker.
@@ -207,6 +217,9 @@ impl Link {
                         Err(Incomplete) => return Err("a message without its descriptors"),
                     }
                 }
+                Frame::Accepting(n) => drop(self.seen.send(Seen::Accepts(self.handle.id(), n))),
+                Frame::Full(n) => drop(self.seen.send(Seen::Full(self.handle.id(), n))),
+                Frame::Unlisten(n) => drop(self.seen.send(Seen::Unlisten(self.handle.id(), n))),
                 Frame::NoReply(number) => self.handle.outbox().answered(number, None),
                 Frame::Notices(payload) => {
                     if !consumption.received(payload.len()) {
@@ -267,7 +280,7 @@ impl Link {
     }
 
     fn letter(&self, letter: Letter, receipt: Receipt) -> Result<(), &'static str> {
-        if let Kind::Request(number) = letter.kind {
+        if let Kind::Request(number) | Kind::Ask(number) = letter.kind {
             self.latest_asked.set(self.latest_asked.get().max(number));
         }
         match letter.kind {
@@ -285,8 +298,15 @@ impl Link {
                 .handle
                 .outbox()
                 .answered(number, Some((letter, Some(receipt)))),
-            Kind::Request(_) if self.handle.outbox().is_unread() => {
+            Kind::Request(_) | Kind::Ask(_) if self.handle.outbox().is_unread() => {
                 return Err("requests, and reads no answers");
+            }
+            Kind::Ask(number) => {
+                let asked = letter.open(None).and_then(|message| message.json());
+                let wanted = asked.map_err(|_| "an unreadable question")?;
+                let _ = self
+                    .seen
+                    .send(Seen::AskedToListen(self.handle.id(), number, wanted));
             }
             Kind::Request(number) if !self.events.wants.messages => {
                 self.handle.outbox().order(&Frame::NoReply(number));

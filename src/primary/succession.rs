@@ -28,6 +28,7 @@ use crate::{
     settings::Settings,
     signals,
     supervisor::Legacy,
+    wanted::Wanted,
 };
 
 /// Everything but descriptors. What is added later has a default, or raises the parcel's version.
@@ -48,6 +49,9 @@ pub(crate) struct Description {
     pub(super) upgrades: u64,
     /// The signals that the primary's threads had blocked.
     pub(super) blocked: Vec<i32>,
+    /// What workers asked for.
+    #[serde(default)]
+    pub(super) asked_for: Vec<KeptAsked>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -75,6 +79,17 @@ pub(super) struct KeptListener {
     pub(super) number: u16,
     pub(super) name: Name,
     pub(super) has_file: bool,
+}
+
+/// A listener that workers asked for.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct KeptAsked {
+    pub(super) number: u16,
+    pub(super) wanted: Wanted,
+    pub(super) has_file: bool,
+    pub(super) members: Vec<WorkerId>,
+    /// Those of them that take connections now.
+    pub(super) accepting: Vec<WorkerId>,
 }
 
 /// The descriptors of one worker.
@@ -105,6 +120,8 @@ pub(crate) struct Estate {
     pub(crate) description: Description,
     pub(super) listeners: Vec<OwnedFd>,
     pub(super) workers: Vec<Ends<OwnedFd>>,
+    /// Of what workers asked for.
+    pub(super) asked_for: Vec<OwnedFd>,
 }
 
 impl Estate {
@@ -130,10 +147,15 @@ impl Estate {
                 page: next()?,
             });
         }
+        let mut asked_for = Vec::new();
+        for _ in &description.asked_for {
+            asked_for.push(next()?);
+        }
         Ok(Self {
             description,
             listeners,
             workers,
+            asked_for,
         })
     }
 

@@ -44,6 +44,7 @@ struct Connections {
     given_back: AtomicU64,
     lost: AtomicU64,
     accepted: AtomicU64,
+    adopted: AtomicU64,
 }
 
 #[repr(C, align(64))]
@@ -108,6 +109,12 @@ impl Row {
     /// Connections that the worker accepted itself.
     pub(crate) fn accepted(&self) -> u64 {
         self.page.connections.accepted.load(Relaxed)
+    }
+
+    /// A connection came by another way than the intake. It counts as taken, and by [`closed`](Self::closed) as closed.
+    pub(crate) fn adopted(&self) {
+        self.took(1);
+        self.page.connections.adopted.fetch_add(1, Relaxed);
     }
 
     /// A connection that was taken is closed; called after its descriptor is.
@@ -210,26 +217,30 @@ impl Row {
         self.page.life.heartbeat.load(Relaxed)
     }
 
-    /// Connections that came through the intake.
+    /// Connections taken out of the intake.
     pub(crate) fn taken(&self) -> u64 {
-        self.page.connections.taken.load(Relaxed)
+        let Connections { taken, adopted, .. } = &self.page.connections;
+        taken.load(Relaxed).saturating_sub(adopted.load(Relaxed))
     }
 
     pub(crate) fn given_back(&self) -> u64 {
         self.page.connections.given_back.load(Relaxed)
     }
 
-    /// Connections that the worker does not hold any more, closed or given back, or never did: lost on their way.
+    /// Connections of those that the primary sent which the worker does not hold any more, closed or given back, or never did: lost on
+    /// their way. Less by those of its own that are open; never more.
     pub(crate) fn done_with(&self) -> u64 {
         let Connections {
             closed,
             given_back,
             lost,
+            adopted,
             ..
         } = &self.page.connections;
         [closed, given_back, lost]
             .iter()
-            .fold(0, |sum, more| sum.wrapping_add(more.load(Relaxed)))
+            .fold(0_u64, |sum, more| sum.wrapping_add(more.load(Relaxed)))
+            .saturating_sub(adopted.load(Relaxed))
     }
 
     pub(crate) fn read(&self) -> Numbers {

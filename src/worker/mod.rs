@@ -5,7 +5,9 @@ mod doors;
 mod hub;
 mod inbox;
 mod leaving;
+mod ports;
 mod run;
+mod served;
 mod watch;
 
 use std::{
@@ -21,12 +23,14 @@ use std::{
 use serde::Serialize;
 use tokio::sync::watch as value;
 
-pub(crate) use apps::{App, AppSource, Serving, app};
+pub(crate) use apps::{App, AppSource, Apps, Serving, app};
 pub(crate) use hub::Hub;
 pub use hub::Messages;
 pub(crate) use inbox::take_in;
 pub(crate) use leaving::Parting;
+pub(crate) use ports::{Open, Port, Ports};
 pub(crate) use run::{Joined, timeouts};
+pub(crate) use served::Served;
 
 use crate::{
     error::Result,
@@ -69,6 +73,8 @@ struct Shared {
     serving: AtomicBool,
     /// The primary has a hook that wants a notice a request.
     notices: bool,
+    ports: Ports,
+    served: Served,
 }
 
 /// What a worker is made of.
@@ -114,6 +120,8 @@ impl Worker {
                 parted: value::Sender::default(),
                 serving: AtomicBool::new(false),
                 notices,
+                ports: Ports::default(),
+                served: Served::default(),
             }),
         }
     }
@@ -299,6 +307,14 @@ impl Worker {
 
     pub(crate) fn row(&self) -> &Arc<Row> {
         &self.shared.row
+    }
+
+    pub(crate) fn served(&self) -> &Served {
+        &self.shared.served
+    }
+
+    pub(crate) fn ports(&self) -> &Ports {
+        &self.shared.ports
     }
 
     /// Log files are to be opened anew.

@@ -4,17 +4,20 @@ use std::{
     convert::Infallible,
     io,
     os::fd::{AsFd, OwnedFd},
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
-use tokio::{sync::mpsc, task::AbortHandle};
+use tokio::{
+    sync::mpsc,
+    task::{AbortHandle, JoinHandle},
+};
 
 use super::{
-    App, AppSource, Hub, Parts, Serving, Worker,
+    App, AppSource, Apps, Hub, Parts, Serving, Worker,
     doors::{Door, Doors},
     inbox::take_in,
-    leaving,
+    leaving, ports,
     watch::Watch,
 };
 use crate::{
@@ -32,6 +35,7 @@ use crate::{
     scoreboard::Row,
     settings::Settings,
     signals::WorkerSignals,
+    wanted::is_asked_for,
 };
 
 /// How often a worker that gives its connections back looks whether they are still wanted.
@@ -50,10 +54,16 @@ pub(crate) struct Joined {
     settings: Settings,
     prepare: bool,
     channel: Arc<Channel>,
-    intake: Arc<IntakeReceiver>,
     connections: Connections,
     doors: Arc<Doors>,
     watch: Watch,
+    /// What is served, once that is known.
+    apps: Arc<OnceLock<Apps>>,
+    serving: Serving,
+    /// Takes connections; ends with the intake.
+    taking: JoinHandle<()>,
+    /// Ends when no connection is on its way back any more.
+    all_done: mpsc::Receiver<Infallible>,
     _tasks: Tasks,
 }
 
@@ -98,7 +108,24 @@ impl Joined {
             worker.row().clone(),
         );
         let doors = Arc::new(doors.map_err(system("make an eventfd"))?);
+        worker.ports().open(intake.clone());
+        let (done, all_done) = mpsc::channel(1);
+        let serving = Serving {
+            connections: connections.clone(),
+            worker: worker.clone(),
+            intake: Some(intake.clone()),
+            done,
+        };
+        let apps = Arc::new(OnceLock::new());
+        // Before there is an app: listeners of the program's own do not wait for that.
+        let taking = tokio::spawn(take(
+            intake,
+            apps.clone(),
+            serving.clone(),
+            settings.clone(),
+        ));
         let tasks = Tasks(vec![
+            taking.abort_handle(),
             spawn(write(channel.clone(), worker.clone())),
             spawn(read(
                 channel.clone(),
@@ -119,10 +146,13 @@ impl Joined {
             settings,
             prepare: welcome.prepare,
             channel,
-            intake,
             connections,
             doors,
             watch,
+            apps,
+            serving,
+            taking,
+            all_done,
             _tasks: tasks,
         })
     }
@@ -143,37 +173,47 @@ impl Joined {
             worker,
             settings,
             channel,
-            intake,
             connections,
             doors,
             watch,
+            apps,
+            serving,
+            mut taking,
+            mut all_done,
+            _tasks,
             ..
-        } = &self;
+        } = self;
+        let (worker, settings, connections, watch) = (&worker, &settings, &connections, &watch);
         worker.serves();
         let served = match source(worker.clone()).await {
-            Ok(apps) => {
+            Ok(built) => {
+                worker.served().begin(connections, &built);
+                // Nobody else sets it.
+                let _ = apps.set(built);
                 worker.outbox().order(&Frame::Listening(&asked));
-                let (done, mut all_done) = mpsc::channel(1);
-                let serving = Serving {
-                    connections: connections.clone(),
-                    worker: worker.clone(),
-                    intake: Some(intake.clone()),
-                    done,
+                let serve = |conn| {
+                    if let Some(apps) = apps.get() {
+                        serve(conn, apps, &serving);
+                    }
                 };
-                let serve = |conn| serve(conn, &apps, &serving);
-                tokio::select! {
-                    () = take(intake, &apps, &serving, settings) => {}
-                    () = doors.serve(serve) => {}
+                let taken = tokio::select! {
+                    // A panic in it is an end too.
+                    _ = &mut taking => true,
+                    () = doors.serve(serve) => false,
+                };
+                if !taken {
+                    let _ = taking.await;
                 }
                 doors.close(serve).await;
-                tracing::debug!(worker = %worker.id(), open = connections.open(), "leaving");
                 drop(serving);
+                tracing::debug!(worker = %worker.id(), open = connections.open(), "leaving");
                 drain(connections, worker, watch, settings, &mut all_done).await;
                 Ok(())
             }
             Err(error) => Err(error),
         };
-        worker.close(channel).await;
+        worker.served().end();
+        worker.close(&channel).await;
         watch.end_within(settings.exit_grace);
         served
     }
@@ -216,8 +256,18 @@ async fn be_welcomed(channel: &Channel) -> Result<(Welcome, OwnedFd, OwnedFd)> {
 
 /// Takes connections until the intake is finished: by the primary's order, or by its death.
 async fn take(
+    intake: Arc<IntakeReceiver>,
+    apps: Arc<OnceLock<Apps>>,
+    serving: Serving,
+    settings: Settings,
+) {
+    take_all(&intake, &apps, &serving, &settings).await;
+    serving.worker.ports().end();
+}
+
+async fn take_all(
     intake: &IntakeReceiver,
-    apps: &[Arc<dyn App>],
+    apps: &OnceLock<Apps>,
     serving: &Serving,
     settings: &Settings,
 ) {
@@ -244,8 +294,13 @@ async fn take(
             tracing::error!(worker = %worker.id(), connections = batch.lost, "lost in hand-over: this worker is out of descriptors");
         }
         tight |= batch.conns.iter().any(|conn| limits::is_full(&conn.fd));
+        let apps = apps.get().map_or(&[][..], |apps| apps);
         for conn in batch.conns {
-            serve(conn, apps, serving);
+            if is_asked_for(conn.listener) {
+                ports::route(worker, conn);
+            } else {
+                serve(conn, apps, serving);
+            }
         }
         // Once tight, numbers tell nothing any more: what is free may be below those in use.
         tight = tight && !intake.has_reserve();
@@ -301,6 +356,7 @@ async fn drain(
     let finished = async {
         all_done.recv().await;
         connections.all_closed().await;
+        worker.ports().all_closed().await;
     };
     tokio::pin!(finished);
     loop {
@@ -316,6 +372,8 @@ async fn drain(
         }
     }
     let (cut, requests) = connections.cut();
+    // The program's own end with the process.
+    let cut = cut + worker.ports().count();
     tracing::warn!(worker = %worker.id(), connections = cut, requests = requests.total, "cut at the drain deadline");
     if requests.total > 0 {
         worker.outbox().order(&Frame::Cut(&encode_cuts(&requests)));

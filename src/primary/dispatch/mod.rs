@@ -4,6 +4,7 @@
 //! worker had taken can be lost with it.
 
 mod balance;
+mod pools;
 mod rescue;
 mod shared;
 
@@ -18,6 +19,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
+use self::pools::Pool;
 use super::choice::Choice;
 use crate::{
     id::{Generation, WorkerId},
@@ -28,12 +30,16 @@ use crate::{
     schedule::Custom,
     scoreboard::Row,
     settings::Scheduling,
+    wanted::is_asked_for,
 };
 
 /// The intakes of all workers, and the choice among them.
 #[derive(Debug)]
 pub(super) struct Dispatch {
     choice: Choice,
+    /// Listeners that workers asked for.
+    pools: BTreeMap<u16, Pool>,
+    scheduling: Scheduling,
     intakes: BTreeMap<WorkerId, Intake>,
     /// Given back by workers that leave; placed first, and only on workers that stay.
     returned: VecDeque<Conn>,
@@ -91,6 +97,8 @@ struct Intake {
     heartbeat: u64,
     /// Since when nothing was taken although something waited.
     idle_since: Option<Instant>,
+    /// Full, or not read: out of every choice for now.
+    blocked: bool,
     /// Out of the choice until it shows life.
     rescued: bool,
     retired: bool,
@@ -133,6 +141,7 @@ impl Intake {
             closed,
             heartbeat,
             idle_since: None,
+            blocked: false,
             rescued: false,
             retired: false,
         }
@@ -156,6 +165,8 @@ impl Dispatch {
         Self {
             syncs_loads: scheduling == Scheduling::LeastConnections || custom.is_some(),
             choice: Choice::new(scheduling, custom),
+            pools: BTreeMap::new(),
+            scheduling,
             returned: VecDeque::new(),
             intakes: BTreeMap::new(),
             waiting: VecDeque::new(),
@@ -175,8 +186,18 @@ impl Dispatch {
     /// Takes a worker into the choice.
     pub(super) fn add(&mut self, id: WorkerId, generation: Generation, way: Way) {
         self.shares |= !way.accepts.is_empty();
-        self.intakes.insert(id, Intake::new(way, Tally::default()));
+        // One that listens somewhere already is known.
+        let known = self.intakes.remove(&id);
+        let (apps, accepts) = (way.apps.clone(), way.accepts.clone());
+        let mut intake = known.unwrap_or_else(|| Intake::new(way, Tally::default()));
+        intake.apps = apps;
+        intake.accepts = accepts;
         self.choice.add(id, generation);
+        (0..intake.open()).for_each(|_| self.choice.assigned(id));
+        if intake.blocked {
+            self.choice.block(id);
+        }
+        self.intakes.insert(id, intake);
         self.place_waiting();
     }
 
@@ -227,7 +248,7 @@ impl Dispatch {
     /// Takes a worker out of the choice. Its intake can be ended from here on: nothing more will be sent.
     pub(super) fn retire(&mut self, id: WorkerId) {
         self.flush();
-        self.choice.remove(id);
+        self.withdraw(id);
         if let Some(intake) = self.intakes.get_mut(&id) {
             intake.retired = true;
         }
@@ -237,7 +258,7 @@ impl Dispatch {
 
     /// Forgets a worker whose process has ended and places what it had not taken. Returns how many connections it held.
     pub(super) fn remove(&mut self, id: WorkerId) -> u64 {
-        self.choice.remove(id);
+        self.withdraw(id);
         let Some(mut intake) = self.intakes.remove(&id) else {
             return 0;
         };
@@ -263,7 +284,7 @@ impl Dispatch {
 
     /// Connections that no worker has.
     pub(super) fn waiting(&self) -> usize {
-        self.returned.len() + self.waiting.len()
+        self.returned.len() + self.waiting.len() + self.waiting_in_pools()
     }
 
     /// Takes connections that a worker gives back, and places them before anything else.
@@ -293,7 +314,10 @@ impl Dispatch {
     }
 
     /// Gives a connection to a worker's batch, or keeps it waiting. [`flush`](Self::flush) sends the batches.
-    pub(super) fn place(&mut self, mut conn: Conn) {
+    pub(super) fn place(&mut self, conn: Conn) {
+        if is_asked_for(conn.listener) {
+            return self.place_in_pool(conn);
+        }
         let peer = conn.peer;
         let came_back = conn.moved.is_some();
         let picked = match self.crowded {
@@ -310,6 +334,12 @@ impl Dispatch {
             .push_back(conn);
             return;
         };
+        self.assigned_in_pools(id);
+        self.hand(id, conn);
+    }
+
+    /// Puts a connection into the batch of the worker that was chosen.
+    fn hand(&mut self, id: WorkerId, mut conn: Conn) {
         if self
             .intakes
             .get(&id)
@@ -318,7 +348,7 @@ impl Dispatch {
             self.send(id);
         }
         let Some(intake) = self.intakes.get_mut(&id) else {
-            self.choice.remove(id);
+            self.withdraw(id);
             return self.place(conn);
         };
         conn.app = intake
@@ -365,18 +395,20 @@ impl Dispatch {
             }
             Handed::Full => {
                 self.filled.push((id, intake.sender.clone()));
-                self.choice.block(id);
+                self.block(id);
                 self.trouble.notify_one();
             }
             Handed::TooManyInFlight => return self.crowd(id),
             Handed::Gone(error) => {
                 tracing::error!(worker = %id, %error, "has shut its intake: it is replaced");
-                self.choice.remove(id);
+                self.withdraw(id);
                 self.broken.push(id);
             }
         }
-        let batch = std::mem::take(&mut intake.batch);
-        self.choice.released(id, n);
+        let unsent = self.intakes.get_mut(&id);
+        let batch = unsent.map(|intake| std::mem::take(&mut intake.batch));
+        let batch = batch.unwrap_or_default();
+        self.released(id, n);
         batch.into_iter().for_each(|conn| self.place(conn));
     }
 
@@ -395,7 +427,7 @@ impl Dispatch {
         self.crowded = Some(Instant::now() + self.crowd_delay);
         if let Some(intake) = self.intakes.get_mut(&id) {
             let batch = std::mem::take(&mut intake.batch);
-            self.choice.released(id, batch.len() as u64);
+            self.released(id, batch.len() as u64);
             for conn in batch.into_iter().rev() {
                 if conn.moved.is_some() {
                     &mut self.returned
@@ -420,7 +452,7 @@ impl Dispatch {
             .get(&id)
             .is_some_and(|intake| !intake.rescued && !intake.retired)
         {
-            self.choice.unblock(id);
+            self.unblock(id);
         }
         self.place_waiting();
     }
@@ -430,6 +462,7 @@ impl Dispatch {
         if self.crowded.is_some_and(|until| Instant::now() >= until) {
             self.crowded = None;
         }
+        self.place_pools();
         for _ in 0..self.returned.len() {
             if self.crowded.is_some() || !self.choice.newest_has_room() {
                 break;
@@ -447,7 +480,7 @@ impl Dispatch {
             }
         }
         self.flush();
-        if self.has_room() {
+        if self.has_room() || self.a_pool_has_room() {
             self.news.notify_waiters();
         }
     }
@@ -459,9 +492,12 @@ impl Dispatch {
         }
         for (&id, intake) in &mut self.intakes {
             let closed = intake.row.done_with();
-            self.choice
-                .released(id, closed.saturating_sub(intake.closed));
-            intake.closed = closed;
+            let newly = closed.saturating_sub(intake.closed);
+            intake.closed = intake.closed.max(closed);
+            self.choice.released(id, newly);
+            for pool in self.pools.values_mut() {
+                pool.released(id, newly);
+            }
         }
     }
 }

@@ -14,7 +14,7 @@ const STUCK: Duration = Duration::from_millis(100);
 impl Dispatch {
     /// Looks after intakes that nobody reads: called on every tick.
     pub(crate) fn tick(&mut self, now: Instant) {
-        let mut stuck = Vec::new();
+        let (mut stuck, mut woken) = (Vec::new(), Vec::new());
         for (&id, intake) in &mut self.intakes {
             let (taken, heartbeat) = (intake.row.taken(), intake.row.heartbeat());
             let moved = taken != intake.taken;
@@ -24,7 +24,7 @@ impl Dispatch {
                 tracing::info!(worker = %id, "takes connections again");
                 intake.rescued = false;
                 if !intake.retired {
-                    self.choice.unblock(id);
+                    woken.push(id);
                 }
             }
             intake.taken = taken;
@@ -37,6 +37,7 @@ impl Dispatch {
                 stuck.push(id);
             }
         }
+        woken.into_iter().for_each(|id| self.unblock(id));
         for id in stuck {
             self.rescue(id);
         }
@@ -45,11 +46,11 @@ impl Dispatch {
 
     /// Takes back what a stuck worker has not read, if somebody else can have it.
     fn rescue(&mut self, id: WorkerId) {
-        let was_blocked = self.choice.is_blocked(id);
-        self.choice.block(id);
-        if !self.choice.has_room() {
+        let was_blocked = self.is_blocked(id);
+        self.block(id);
+        if !self.anybody_has_room() {
             if !was_blocked {
-                self.choice.unblock(id);
+                self.unblock(id);
             }
             return;
         }
@@ -61,7 +62,7 @@ impl Dispatch {
         intake.idle_since = None;
         intake.rescued = true;
         let back = intake.back - before;
-        self.choice.released(id, back);
+        self.released(id, back);
         tracing::warn!(worker = %id, connections = back, "takes nothing: its connections go to other workers");
     }
 }

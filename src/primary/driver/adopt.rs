@@ -33,6 +33,7 @@ impl Driver {
         let Estate {
             description,
             workers,
+            asked_for,
             ..
         } = estate;
         self.shared.resume(
@@ -49,6 +50,9 @@ impl Driver {
                     doing: "take over a worker from the program before",
                     source,
                 })?;
+        }
+        for (kept, fd) in description.asked_for.into_iter().zip(asked_for) {
+            self.adopt_asked(kept, fd)?;
         }
         tracing::info!(
             workers = self.children.len(),

@@ -330,6 +330,7 @@ impl Driver {
         };
         self.recycling.gone(id);
         self.balance.gone(id);
+        self.listens_no_more(id);
         let handle = child.handle;
         child.reading.abort();
         let open_connections = {

@@ -77,6 +77,7 @@ impl Driver {
             let _ = running.await;
             acceptor.accept_rest(&self.dispatch);
         }
+        self.accept_last_asked().await;
         // Those that leave already find nobody any more who takes their connections.
         for child in self.children.values() {
             child.handle.retire();
@@ -121,5 +122,6 @@ impl Driver {
         for (_, running) in self.acceptors.drain(..) {
             running.abort();
         }
+        self.close_all_asked();
     }
 }

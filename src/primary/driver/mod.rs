@@ -3,6 +3,7 @@
 mod adopt;
 mod children;
 mod ending;
+mod listening;
 mod rebalance;
 mod recycling;
 mod restarts;
@@ -29,6 +30,7 @@ pub(crate) use self::ending::SECOND_STOP;
 use self::{
     children::{Child, Death},
     ending::Ending,
+    listening::Listening,
     restarts::Abandoned,
     upgrade::{News, Upgrade},
 };
@@ -100,6 +102,7 @@ struct Driver {
     supervisor: Supervisor,
     dispatch: Rc<RefCell<Dispatch>>,
     acceptors: Vec<(Rc<Acceptor>, JoinHandle<()>)>,
+    listening: Listening,
     /// Bound for the next program: nothing is accepted here yet.
     incoming: Vec<Bound>,
     gate: Rc<Gate>,
@@ -210,6 +213,7 @@ impl Driver {
             events: setup.events,
             supervisor,
             acceptors: Vec::new(),
+            listening: Listening::default(),
             incoming: Vec::new(),
             gate: Rc::default(),
             // The first generation's was the primary's own to run, in the first program or in one before it.
@@ -364,6 +368,11 @@ impl Driver {
             Seen::CaughtUp(generation, in_time) => self.caught_up(generation, in_time),
             Seen::Cut(id, cuts) => self.cut(id, cuts),
             Seen::Exited(id, status) => self.exited(id, status),
+            Seen::AskedToListen(id, request, wanted) => self.asked_to_listen((id, request), wanted),
+            Seen::BoundFor(wanted, bound) => self.bound_for(&wanted, bound),
+            Seen::Accepts(id, listener) => self.accepts(listener, id),
+            Seen::Full(id, listener) => self.is_full(listener, id),
+            Seen::Unlisten(id, listener) => self.unlisten(listener, id),
         }
     }
 
@@ -388,6 +397,7 @@ impl Driver {
         self.tell(Input::Tick);
         self.recycle(now);
         self.rebalance(now);
+        self.close_deserted(now);
         self.close_further();
     }
 

@@ -477,6 +477,7 @@ impl Driver {
                 latest_asked: child.latest_asked.get(),
             });
         }
+        let asked_for = self.kept_asked(&mut fds);
         let description = Description {
             settings: self.settings.clone(),
             legacy,
@@ -489,6 +490,7 @@ impl Driver {
             hook_panics: self.shared.hook_panics(),
             upgrades: self.shared.upgrades() + 1,
             blocked: signals::numbers(blocked),
+            asked_for,
         };
         tracing::info!(%generation, program = %image.path().display(), "executing the new program in place");
         Ok(succession::execute(

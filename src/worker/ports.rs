@@ -1,0 +1,321 @@
+//! Listeners that this worker's program asked the primary for: their queues, and what is still open of them.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    fmt,
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+};
+
+use tokio::sync::Notify;
+
+use super::Worker;
+use crate::{
+    address::Address,
+    error::{Error, Result},
+    frame::Frame,
+    ipc::{
+        Reply,
+        intake::{Conn, IntakeReceiver},
+    },
+    message::Message,
+    wanted::{Answer, Place, Wanted},
+};
+
+/// Connections that wait to be accepted by the program. What comes beyond goes back, to workers that are not that far behind.
+const QUEUE: usize = 64;
+
+/// All such listeners of this process.
+#[derive(Default)]
+pub(crate) struct Ports {
+    /// The way back; none where there is one process only.
+    intake: OnceLock<Arc<IntakeReceiver>>,
+    state: Mutex<State>,
+    /// Connections that are not closed, queued ones too.
+    open: AtomicUsize,
+    closed: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    queues: BTreeMap<u16, Arc<Queue>>,
+    /// Of which free port this worker has the how many-th.
+    indices: Vec<(Place, BTreeSet<u32>)>,
+    /// The intake has ended.
+    ended: bool,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    inner: Mutex<Waiting>,
+    news: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    conns: VecDeque<(Conn, Open)>,
+    /// The primary has been told that there is no room.
+    full: bool,
+    /// Nothing more will come.
+    ended: bool,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Ports {
+    /// From now on the primary can be asked.
+    pub(super) fn open(&self, intake: Arc<IntakeReceiver>) {
+        // Only the one task that joins the cluster comes here.
+        let _ = self.intake.set(intake);
+    }
+
+    /// Whether there is another process to ask.
+    pub(crate) fn can_ask(&self) -> bool {
+        self.intake.get().is_some()
+    }
+
+    /// The intake has ended: what is queued is still accepted, and nothing more will come.
+    pub(super) fn end(&self) {
+        let mut state = lock(&self.state);
+        state.ended = true;
+        for queue in state.queues.values() {
+            lock(&queue.inner).ended = true;
+            queue.news.notify_waiters();
+        }
+    }
+
+    /// Connections of such listeners that are not closed.
+    pub(super) fn count(&self) -> usize {
+        self.open.load(SeqCst)
+    }
+
+    /// Completes when none is open.
+    pub(super) async fn all_closed(&self) {
+        loop {
+            let closed = self.closed.notified();
+            tokio::pin!(closed);
+            closed.as_mut().enable();
+            if self.count() == 0 {
+                return;
+            }
+            closed.await;
+        }
+    }
+
+    /// The lowest number that this worker does not use for this place yet.
+    fn take_index(&self, place: &Place) -> u32 {
+        let mut state = lock(&self.state);
+        let at = state.indices.iter().position(|(other, _)| other == place);
+        let at = at.unwrap_or_else(|| {
+            state.indices.push((place.clone(), BTreeSet::new()));
+            state.indices.len() - 1
+        });
+        let used = &mut state.indices[at].1;
+        let index = (0..).find(|index| !used.contains(index)).unwrap_or(0);
+        used.insert(index);
+        index
+    }
+
+    fn free_index(&self, wanted: &Wanted) {
+        let mut state = lock(&self.state);
+        for (place, used) in &mut state.indices {
+            if *place == wanted.place {
+                used.remove(&wanted.index);
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Ports {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ports").finish_non_exhaustive()
+    }
+}
+
+/// A connection of such a listener, until it is closed or given back.
+pub(crate) struct Open {
+    worker: Worker,
+    given_back: bool,
+}
+
+impl Open {
+    fn new(worker: Worker) -> Self {
+        worker.ports().open.fetch_add(1, SeqCst);
+        Self {
+            worker,
+            given_back: false,
+        }
+    }
+}
+
+impl fmt::Debug for Open {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Open")
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        let row = self.worker.row();
+        if self.given_back {
+            row.gave_back();
+        } else {
+            row.closed();
+        }
+        let ports = self.worker.ports();
+        if ports.open.fetch_sub(1, SeqCst) == 1 {
+            ports.closed.notify_waiters();
+        }
+    }
+}
+
+/// Queues a connection for the listener that it came by, or gives it back.
+pub(super) fn route(worker: &Worker, conn: Conn) {
+    let open = Open::new(worker.clone());
+    let number = conn.listener;
+    let queue = lock(&worker.ports().state).queues.get(&number).cloned();
+    let Some(queue) = queue else {
+        // Closed meanwhile.
+        return give_back(worker, [(conn, open)]);
+    };
+    let mut waiting = lock(&queue.inner);
+    if waiting.conns.len() < QUEUE {
+        waiting.conns.push_back((conn, open));
+        drop(waiting);
+        queue.news.notify_one();
+        return;
+    }
+    let told = std::mem::replace(&mut waiting.full, true);
+    if !told {
+        // Under the lock, so that no word of new room goes before it.
+        worker.outbox().order(&Frame::Full(number));
+    }
+    drop(waiting);
+    give_back(worker, [(conn, open)]);
+}
+
+/// Gives connections that nobody here has looked at back to the primary, which has others take them or closes them.
+fn give_back(worker: &Worker, conns: impl IntoIterator<Item = (Conn, Open)>) {
+    let conns: Vec<_> = conns.into_iter().collect();
+    if conns.is_empty() {
+        return;
+    }
+    let (Some(intake), Ok(runtime)) = (
+        worker.ports().intake.get().cloned(),
+        tokio::runtime::Handle::try_current(),
+    ) else {
+        // Without a runtime the process is at its end.
+        return;
+    };
+    runtime.spawn(async move {
+        for (conn, mut open) in conns {
+            // Where the primary is gone nobody takes it: it closes.
+            open.given_back = intake.give_back(conn).await.is_ok();
+            drop(open);
+        }
+    });
+}
+
+/// A listener that this worker has got from the primary.
+#[derive(Debug)]
+pub(crate) struct Port {
+    worker: Worker,
+    wanted: Wanted,
+    number: u16,
+    pub(crate) local: Address,
+    queue: Arc<Queue>,
+}
+
+impl Port {
+    /// Asks the primary for it. As a task of its own: what has been asked for is closed again where nobody waits for the answer.
+    pub(crate) async fn ask(worker: &Worker, mut wanted: Wanted) -> Result<Self> {
+        if wanted.is_any_port() {
+            wanted.index = worker.ports().take_index(&wanted.place);
+        }
+        let task = Self::ask_through(worker.clone(), wanted);
+        tokio::spawn(task).await.unwrap_or(Err(Error::Gone))
+    }
+
+    async fn ask_through(worker: Worker, wanted: Wanted) -> Result<Self> {
+        let port = match answer(&worker, &wanted).await {
+            Ok((Answer::Listening { listener, local }, _)) => {
+                return Ok(Self::open(worker, wanted, listener, local));
+            }
+            Ok((Answer::Failed(failure), _)) => failure.into_result(wanted.address()),
+            Err(error) => Err(error),
+        };
+        worker.ports().free_index(&wanted);
+        port
+    }
+
+    fn open(worker: Worker, wanted: Wanted, number: u16, local: Address) -> Self {
+        let queue = Arc::new(Queue::default());
+        let mut state = lock(&worker.ports().state);
+        lock(&queue.inner).ended = state.ended;
+        state.queues.insert(number, queue.clone());
+        drop(state);
+        // Only now is there somebody to take what comes.
+        worker.outbox().order(&Frame::Accepting(number));
+        Self {
+            worker,
+            wanted,
+            number,
+            local,
+            queue,
+        }
+    }
+
+    /// The next connection; `None` when this worker leaves and all have been accepted. Cancel safe.
+    pub(crate) async fn accept(&self) -> Option<(Conn, Open)> {
+        loop {
+            let news = self.queue.news.notified();
+            tokio::pin!(news);
+            news.as_mut().enable();
+            {
+                let mut waiting = lock(&self.queue.inner);
+                if let Some(next) = waiting.conns.pop_front() {
+                    if waiting.full && waiting.conns.len() <= QUEUE / 2 {
+                        waiting.full = false;
+                        self.worker.outbox().order(&Frame::Accepting(self.number));
+                    }
+                    if !waiting.conns.is_empty() {
+                        // Another one who accepts may have missed a word that was meant for two.
+                        self.queue.news.notify_one();
+                    }
+                    return Some(next);
+                }
+                if waiting.ended {
+                    return None;
+                }
+            }
+            news.await;
+        }
+    }
+}
+
+impl Drop for Port {
+    fn drop(&mut self) {
+        let ports = self.worker.ports();
+        lock(&ports.state).queues.remove(&self.number);
+        ports.free_index(&self.wanted);
+        self.worker.outbox().order(&Frame::Unlisten(self.number));
+        let left = std::mem::take(&mut lock(&self.queue.inner).conns);
+        give_back(&self.worker, left);
+    }
+}
+
+/// Asks the primary until it answers: one that executes another program in its place answers nothing that it was asked before.
+async fn answer(worker: &Worker, wanted: &Wanted) -> Result<(Answer, Message)> {
+    loop {
+        let asked: Reply = worker.outbox().ask(wanted);
+        match asked.await {
+            Err(Error::NoReply) => {}
+            Err(error) => return Err(error),
+            Ok(message) => return Ok((message.json()?, message)),
+        }
+    }
+}

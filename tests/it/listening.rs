@@ -1,0 +1,631 @@
+//! `cluster::listen`: listeners that workers open themselves, and share.
+//!
+//! The server is this very test binary: [`fixture`] is a test that is run again as a process of its own.
+
+#![allow(
+    clippy::print_stdout,
+    reason = "the fixture tells the tests what happens"
+)]
+
+use std::{
+    collections::BTreeMap,
+    io::{Read, Write},
+    net::{TcpListener, TcpStream},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use axum::{
+    Router,
+    extract::{ConnectInfo, Path},
+    routing::{get, post},
+};
+use axum_cluster::{
+    ClusteredServer, Worker,
+    cluster::{self, Peer},
+};
+use futures_util::FutureExt as _;
+use serde::{Deserialize, Serialize};
+use tokio::{io::AsyncWriteExt, sync::oneshot};
+
+use crate::support::{Server, Signal, poll_for, request};
+
+/// What a worker is told to open.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+struct Order {
+    /// By which it is closed again.
+    name: String,
+    addr: String,
+    how: How,
+    exclusive: bool,
+    reuse_port: bool,
+    ipv6_only: bool,
+    backlog: Option<u32>,
+    mode: Option<u32>,
+}
+
+/// What is done with connections.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+enum How {
+    /// Told which worker has them, and closed.
+    #[default]
+    Tell,
+    /// Not accepted at all.
+    Never,
+    /// Kept open until the client closes.
+    Keep,
+    /// Served by axum.
+    Axum,
+    /// Nobody waits until it listens.
+    Forget,
+}
+
+// ===== the tests =====
+
+fn start(workers: u32) -> Server {
+    Server::fixture("listening::fixture")
+        .workers(workers)
+        .start()
+}
+
+/// Has one worker do something.
+fn tell(server: &Server, worker: u32, path: &str, body: &str) -> String {
+    let path = format!("/{worker}/{path}");
+    loop {
+        let response = request(server.addr(), "POST", &path, &[], body)
+            .unwrap_or_else(|error| panic!("{path}: {error}\n{}", server.output()));
+        // It is another worker's turn; the next one may be right.
+        if response.status != 409 {
+            assert_eq!(response.status, 200, "{}", server.output());
+            return response.body;
+        }
+    }
+}
+
+fn listen_as(server: &Server, worker: u32, order: &Order) -> String {
+    tell(
+        server,
+        worker,
+        "listen",
+        &serde_json::to_string(order).unwrap(),
+    )
+}
+
+/// Where it listens, or why not.
+fn listen(server: &Server, worker: u32, name: &str, addr: &str) -> String {
+    let order = Order {
+        name: name.to_owned(),
+        addr: addr.to_owned(),
+        ..Order::default()
+    };
+    listen_as(server, worker, &order)
+}
+
+fn close(server: &Server, worker: u32, name: &str) {
+    tell(server, worker, &format!("close/{name}"), "");
+}
+
+/// What a client is told: `worker N`. Empty when it is refused or closed.
+fn who(addr: &str) -> String {
+    let mut said = String::new();
+    if let Ok(mut client) = TcpStream::connect(addr) {
+        let _ = client.set_read_timeout(Some(Duration::from_secs(10)));
+        let _ = client.read_to_string(&mut said);
+    }
+    said.split(' ').take(2).collect::<Vec<_>>().join(" ")
+}
+
+fn counts(addr: &str, clients: u32) -> BTreeMap<String, u32> {
+    let mut counts = BTreeMap::new();
+    for _ in 0..clients {
+        *counts.entry(who(addr)).or_default() += 1;
+    }
+    counts
+}
+
+fn all(counts: &[(&str, u32)]) -> BTreeMap<String, u32> {
+    let owned = |&(name, count): &(&str, u32)| (name.to_owned(), count);
+    counts.iter().map(owned).collect()
+}
+
+const ANY: &str = "127.0.0.1:0";
+
+// L-1, L-2, L-22: the first port 0 of every worker is one port, the second another one, and each is told the real address.
+#[test]
+fn workers_share_what_they_all_ask_for() {
+    let server = start(3);
+    let first: Vec<_> = (1..=3).map(|n| listen(&server, n, "a", ANY)).collect();
+    let second: Vec<_> = (1..=2).map(|n| listen(&server, n, "b", ANY)).collect();
+    assert!(first.iter().all(|addr| *addr == first[0]), "{first:?}");
+    assert_eq!(second[0], second[1]);
+    assert_ne!(first[0], second[0]);
+    assert!(!first[0].ends_with(":0"), "{first:?}");
+    let each = [("worker 1", 10), ("worker 2", 10), ("worker 3", 10)];
+    assert_eq!(counts(&first[0], 30), all(&each), "in turn");
+    // The third does not listen there.
+    assert_eq!(
+        counts(&second[0], 30),
+        all(&[("worker 1", 15), ("worker 2", 15)])
+    );
+    // Each belongs to its listener; what is served besides goes on.
+    assert_eq!(server.get("/").status, 200);
+    assert!(server.stop().success());
+}
+
+// L-7, L-20: who closes gets no more; with the last the socket closes; then it can be had again.
+#[test]
+fn a_listener_is_closed_by_each_and_opened_again() {
+    let server = start(2);
+    let addr = listen(&server, 1, "a", ANY);
+    assert_eq!(listen(&server, 2, "a", ANY), addr);
+    close(&server, 1, "a");
+    assert_eq!(counts(&addr, 10), all(&[("worker 2", 10)]));
+    assert_eq!(listen(&server, 1, "a", ANY), addr, "the others keep it");
+    assert_eq!(counts(&addr, 10), all(&[("worker 1", 5), ("worker 2", 5)]));
+    close(&server, 1, "a");
+    close(&server, 2, "a");
+    server.wait_until("it is closed", |_| TcpStream::connect(&addr).is_err());
+    for _ in 0..5 {
+        assert_eq!(listen(&server, 2, "a", &addr), addr, "at once");
+        assert_eq!(who(&addr), "worker 2");
+        close(&server, 2, "a");
+    }
+}
+
+// L-5: the asker is told, nobody is harmed, and it may be tried again. L-3, L-6, K-22: what is in use within the cluster.
+#[test]
+fn an_address_that_cannot_be_had_is_the_askers_error() {
+    let server = start(2);
+    let other = TcpListener::bind(ANY).unwrap();
+    let addr = other.local_addr().unwrap().to_string();
+    for worker in [1, 2] {
+        let error = listen(&server, worker, "a", &addr);
+        assert!(error.contains("Bind AddrInUse"), "{error}");
+    }
+    drop(other);
+    assert_eq!(listen(&server, 1, "a", &addr), addr);
+    assert_eq!(listen(&server, 2, "a", &addr), addr);
+    assert!(who(&addr).starts_with("worker"));
+    let twice = listen(&server, 1, "again", &addr);
+    assert!(
+        twice.contains("this worker listens there already"),
+        "{twice}"
+    );
+    let order = Order {
+        addr: addr.clone(),
+        backlog: Some(7),
+        ..Order::default()
+    };
+    close(&server, 1, "a");
+    let other_options = listen_as(&server, 1, &order);
+    assert!(other_options.contains("other options"), "{other_options}");
+    let any = listen(&server, 1, "any", ANY);
+    let assigned = listen(&server, 2, "assigned", &any);
+    assert!(assigned.contains("AddrInUse"), "{assigned}");
+    for bad in ["no such host:80", "nonsense"] {
+        let error = listen(&server, 1, "bad", bad);
+        assert!(error.starts_with("Address"), "{error}");
+    }
+    if !rustix::process::geteuid().is_root() {
+        let error = listen(&server, 1, "low", "127.0.0.1:1");
+        assert!(error.contains("Bind PermissionDenied"), "{error}");
+    }
+    assert_eq!(server.worker_pids().len(), 2);
+}
+
+// L-10, L-11: bound by the worker itself.
+#[test]
+fn what_is_exclusive_is_the_workers_own() {
+    let server = start(2);
+    let exclusive = |addr: &str| Order {
+        name: "own".into(),
+        addr: addr.into(),
+        exclusive: true,
+        ..Order::default()
+    };
+    let first = listen_as(&server, 1, &exclusive(ANY));
+    let second = listen_as(&server, 2, &exclusive(ANY));
+    assert_ne!(first, second);
+    assert_eq!(counts(&first, 5), all(&[("worker 1", 5)]));
+    assert_eq!(counts(&second, 5), all(&[("worker 2", 5)]));
+    let error = listen_as(&server, 2, &exclusive(&first));
+    assert!(error.contains("Bind AddrInUse"), "{error}");
+    assert!(!server.output().contains(&format!("{first} for a worker")));
+    let mut shared = Order {
+        name: "reused".into(),
+        addr: ANY.into(),
+        reuse_port: true,
+        ..Order::default()
+    };
+    shared.addr = listen_as(&server, 1, &shared);
+    assert_eq!(listen_as(&server, 2, &shared), shared.addr);
+    let counts = counts(&shared.addr, 60);
+    assert_eq!(counts.values().sum::<u32>(), 60, "{counts:?}");
+    assert_eq!(counts.len(), 2, "{counts:?}");
+}
+
+// L-12, L-13
+#[test]
+fn options_reach_the_socket() {
+    let server = start(1);
+    let mut order = Order {
+        name: "six".into(),
+        addr: "[::]:0".into(),
+        backlog: Some(7),
+        ..Order::default()
+    };
+    let port = |addr: &str| addr.rsplit(':').next().unwrap().to_owned();
+    let both = port(&listen_as(&server, 1, &order));
+    assert_eq!(who(&format!("127.0.0.1:{both}")), "worker 1");
+    assert_eq!(who(&format!("[::1]:{both}")), "worker 1");
+    order.name = "only".into();
+    order.ipv6_only = true;
+    let only = port(&listen_as(&server, 1, &order));
+    assert_eq!(who(&format!("[::1]:{only}")), "worker 1");
+    assert!(TcpStream::connect(format!("127.0.0.1:{only}")).is_err());
+    let queues = std::process::Command::new("ss").args(["-Hltn"]).output();
+    if let Ok(queues) = queues {
+        let queues = String::from_utf8_lossy(&queues.stdout).into_owned();
+        let line = queues
+            .lines()
+            .find(|line| line.contains(&format!(":{both} ")));
+        let backlog = line.and_then(|line| line.split_whitespace().nth(2));
+        assert_eq!(backlog, Some("7"), "{queues}");
+    }
+}
+
+// L-21, K-9: one that does not keep up passes on what it has no room for.
+#[test]
+fn a_worker_that_does_not_accept_is_passed_over() {
+    let server = start(2);
+    let mut order = Order {
+        name: "a".into(),
+        addr: ANY.into(),
+        how: How::Never,
+        ..Order::default()
+    };
+    let addr = listen_as(&server, 1, &order);
+    order.how = How::Tell;
+    assert_eq!(listen_as(&server, 2, &order), addr);
+    let mut clients: Vec<_> = (0..300)
+        .map(|_| TcpStream::connect(&addr).unwrap())
+        .collect();
+    let mut told = 0;
+    // All but those that wait in the queue of the first one.
+    server.wait_until("the other has the rest", |_| {
+        clients.retain_mut(|client| {
+            let _ = client.set_read_timeout(Some(Duration::from_millis(5)));
+            let answered = client.read(&mut [0; 64]).is_ok_and(|read| read > 0);
+            told += u32::from(answered);
+            !answered
+        });
+        told >= 300 - 64
+    });
+    assert_eq!(told, 300 - 64);
+    // It closes: they are the other's.
+    close(&server, 1, "a");
+    for mut client in clients {
+        let mut said = String::new();
+        let _ = client.set_read_timeout(Some(Duration::from_secs(10)));
+        client.read_to_string(&mut said).unwrap();
+        assert!(said.starts_with("worker 2"), "{said}");
+    }
+}
+
+// L-18: nobody waits for the answer any more.
+#[test]
+fn what_nobody_waits_for_is_closed() {
+    let server = start(1);
+    let order = Order {
+        name: "a".into(),
+        addr: ANY.into(),
+        how: How::Forget,
+        ..Order::default()
+    };
+    assert_eq!(listen_as(&server, 1, &order), "forgotten");
+    server.wait_for_line("not listening on 127.0.0.1:");
+    // The index is free again, and another one is not hurt.
+    let addr = listen(&server, 1, "b", ANY);
+    assert_eq!(who(&addr), "worker 1");
+}
+
+// The only one who listens is killed: clients wait for its successor.
+#[test]
+fn a_successor_finds_the_clients_of_one_that_was_killed() {
+    let server = start(1);
+    let addr = listen(&server, 1, "a", ANY);
+    assert_eq!(who(&addr), "worker 1");
+    server.signal_to(server.worker_pids()[0], Signal::SIGKILL);
+    server.wait_for_line("worker died");
+    let client = {
+        let addr = addr.clone();
+        std::thread::spawn(move || who(&addr))
+    };
+    server.wait_until("a replacement serves", |_| {
+        crate::support::try_get(server.addr(), "/").is_ok()
+    });
+    assert_eq!(listen(&server, 2, "a", ANY), addr, "the same port");
+    assert_eq!(client.join().unwrap(), "worker 2");
+    assert_eq!(counts(&addr, 4), all(&[("worker 2", 4)]));
+}
+
+// A leaving worker's loop ends after what is queued; what it has accepted is its program's to finish.
+#[test]
+fn a_worker_that_leaves_finishes_what_it_accepted() {
+    let server = start(1);
+    let order = Order {
+        name: "a".into(),
+        addr: ANY.into(),
+        how: How::Keep,
+        ..Order::default()
+    };
+    let addr = listen_as(&server, 1, &order);
+    let mut kept = TcpStream::connect(&addr).unwrap();
+    let mut first = [0; 9];
+    kept.read_exact(&mut first).unwrap();
+    server.signal(Signal::SIGHUP);
+    server.wait_for_line("worker 1 accepts no more");
+    server.wait_until("the next one serves", |server| {
+        server.get("/").body == "worker 2"
+    });
+    assert_eq!(listen(&server, 2, "a", ANY), addr);
+    assert_eq!(who(&addr), "worker 2");
+    assert_eq!(server.worker_pids().len(), 2, "it waits for its connection");
+    kept.write_all(b"x").unwrap();
+    kept.shutdown(std::net::Shutdown::Write).unwrap();
+    let mut rest = String::new();
+    kept.read_to_string(&mut rest).unwrap();
+    assert_eq!(rest, " bye");
+    server.wait_until("it has ended", |server| server.worker_pids().len() == 1);
+    assert!(!server.output().contains("cut at the drain deadline"));
+}
+
+#[test]
+fn axum_serves_it_with_connect_info_and_ends_gracefully() {
+    let server = start(2);
+    let order = Order {
+        name: "a".into(),
+        addr: ANY.into(),
+        how: How::Axum,
+        ..Order::default()
+    };
+    let addr = listen_as(&server, 1, &order);
+    listen_as(&server, 2, &order);
+    for _ in 0..4 {
+        let body = crate::support::get(&addr, "/").body;
+        assert!(body.contains("127.0.0.1:"), "{body}");
+    }
+    assert!(server.stop().success());
+    assert!(poll_for(Duration::from_secs(1), || TcpStream::connect(
+        &addr
+    )
+    .is_err()));
+}
+
+/// The example `listen`, and where it also listens.
+fn example() -> (Server, String) {
+    let server = Server::run("listen")
+        .env("ALSO", ANY)
+        .env("RUST_LOG", "info")
+        .workers(2)
+        .start();
+    let line = server.lines("worker 1 also listens on ").remove(0);
+    (server, line.rsplit(' ').next().unwrap().to_owned())
+}
+
+/// Asks one question a connection until told to stop; how many were answered. Panics at the first that is not.
+fn keep_asking(addr: &str) -> (std::sync::mpsc::Sender<()>, std::thread::JoinHandle<u32>) {
+    let (stop, stopped) = std::sync::mpsc::channel();
+    let addr = addr.to_owned();
+    let asking = std::thread::spawn(move || {
+        let mut answered = 0;
+        while stopped.try_recv() == Err(std::sync::mpsc::TryRecvError::Empty) {
+            let body = crate::support::get(&addr, "/").body;
+            assert!(body.contains("says hello"), "{body}");
+            answered += 1;
+        }
+        answered
+    });
+    (stop, asking)
+}
+
+// A rolling restart: those that leave take no more, and nobody is refused or cut.
+#[test]
+fn a_restart_refuses_nobody_at_a_workers_listener() {
+    let (server, addr) = example();
+    let (stop, asking) = keep_asking(&addr);
+    for n in 1..=2 {
+        server.signal(Signal::SIGHUP);
+        server.wait_until("restarted", |server| {
+            server.output().matches(" restarted ").count() == n
+        });
+    }
+    drop(stop);
+    assert!(asking.join().unwrap() > 0);
+    let listening = format!("also listens on {addr}");
+    assert_eq!(server.output().matches(&listening).count(), 6);
+    assert!(!server.output().contains("not listening on"));
+    assert!(server.stop().success());
+}
+
+// An upgrade in place carries them: socket, members, and who comes later.
+#[test]
+fn an_upgrade_carries_a_workers_listener() {
+    let (server, addr) = example();
+    let (stop, asking) = keep_asking(&addr);
+    for n in 1..=2 {
+        server.signal(Signal::SIGUSR2);
+        server.wait_until("the next program took over", |server| {
+            server
+                .output()
+                .matches("took over from the program before")
+                .count()
+                == n
+        });
+    }
+    server.wait_until("the old workers have gone", |server| {
+        server.worker_pids().len() == 2
+    });
+    server.signal_to(server.worker_pids()[0], Signal::SIGKILL);
+    server.wait_for_line(&format!("worker 7 also listens on {addr}"));
+    drop(stop);
+    // Killed, it may take one with it.
+    let _ = asking.join();
+    let mut told: Vec<_> = (0..4)
+        .map(|_| crate::support::get(&addr, "/").body)
+        .collect();
+    told.sort();
+    assert!(
+        told[0].starts_with("worker 6") && told[3].starts_with("worker 7"),
+        "{told:?}"
+    );
+    assert!(server.stop().success());
+    assert!(TcpStream::connect(&addr).is_err(), "nothing is left open");
+}
+
+// ===== the fixture =====
+
+type Open = Arc<Mutex<BTreeMap<String, oneshot::Sender<()>>>>;
+
+async fn open(worker: Worker, open: Open, order: Order) -> String {
+    let mut listen = cluster::listen(&*order.addr);
+    if order.exclusive {
+        listen = listen.exclusive();
+    }
+    if order.reuse_port {
+        listen = listen.reuse_port();
+    }
+    if order.ipv6_only {
+        listen = listen.ipv6_only();
+    }
+    if let Some(backlog) = order.backlog {
+        listen = listen.backlog(backlog);
+    }
+    if let Some(mode) = order.mode {
+        listen = listen.mode(mode);
+    }
+    if let How::Forget = order.how {
+        // Asked by the first poll, and let go.
+        let early = listen.into_future().now_or_never();
+        return early.map_or("forgotten".into(), |_| "too late".into());
+    }
+    let listener = match listen.await {
+        Ok(listener) => listener,
+        Err(axum_cluster::Error::Bind { source, .. }) => {
+            return format!("Bind {:?} {source}", source.kind());
+        }
+        Err(axum_cluster::Error::Address { source, .. }) => return format!("Address {source}"),
+        Err(error) => return format!("{error:?}"),
+    };
+    let addr = listener.local_addr().to_string();
+    let (closer, closed) = oneshot::channel::<()>();
+    open.lock().unwrap().insert(order.name, closer);
+    tokio::spawn(async move {
+        let id = worker.id();
+        match order.how {
+            How::Axum => {
+                let app = Router::new().route(
+                    "/",
+                    get(|ConnectInfo(peer): ConnectInfo<Peer>| async move { peer.to_string() }),
+                );
+                let app = app.into_make_service_with_connect_info::<Peer>();
+                axum::serve(listener, app)
+                    .with_graceful_shutdown(worker.draining())
+                    .await
+                    .unwrap();
+            }
+            How::Never => drop(closed.await),
+            _ => tokio::select! {
+                _ = closed => {}
+                () = accept(&listener, id.get(), order.how) => {
+                    println!("\nworker {id} accepts no more");
+                }
+            },
+        }
+    });
+    addr
+}
+
+async fn accept(listener: &cluster::Listener, id: u64, how: How) {
+    while let Some((mut stream, peer)) = listener.accept().await {
+        if let How::Keep = how {
+            tokio::spawn(async move {
+                stream
+                    .write_all(format!("worker {id} ").as_bytes())
+                    .await
+                    .unwrap();
+                tokio::io::AsyncReadExt::read_to_end(&mut stream, &mut Vec::new())
+                    .await
+                    .unwrap();
+                stream.write_all(b" bye").await.unwrap();
+            });
+        } else {
+            // A client that does not wait for it does not matter.
+            let _ = stream
+                .write_all(format!("worker {id} {peer}").as_bytes())
+                .await;
+        }
+    }
+}
+
+fn router(worker: &Worker) -> Router {
+    let opened = Open::default();
+    let id = worker.id();
+    let others = move |wanted: u64| wanted != id.get();
+    let conflict = (axum::http::StatusCode::CONFLICT, String::new());
+    let not_me = conflict.clone();
+    let closing = opened.clone();
+    Router::new()
+        .route(
+            "/{id}/listen",
+            post(
+                move |Path(wanted): Path<u64>, worker: Worker, body: String| async move {
+                    if others(wanted) {
+                        return conflict;
+                    }
+                    let order = serde_json::from_str(&body).unwrap();
+                    (
+                        axum::http::StatusCode::OK,
+                        open(worker, opened, order).await,
+                    )
+                },
+            ),
+        )
+        .route(
+            "/{id}/close/{name}",
+            post(
+                move |Path((wanted, name)): Path<(u64, String)>| async move {
+                    if others(wanted) {
+                        return not_me;
+                    }
+                    let closer = closing.lock().unwrap().remove(&name).unwrap();
+                    let _ = closer.send(());
+                    // The task that has it drops it when it comes around.
+                    tokio::task::yield_now().await;
+                    tokio::task::yield_now().await;
+                    (axum::http::StatusCode::OK, String::new())
+                },
+            ),
+        )
+        .route("/", get(move || async move { format!("worker {id}") }))
+}
+
+#[test]
+#[ignore = "a fixture: other tests run it as a process of its own"]
+fn fixture() {
+    let Ok(addr) = std::env::var("ADDR") else {
+        return;
+    };
+    tracing_subscriber::fmt().with_ansi(false).init();
+    let serve = async {
+        ClusteredServer::bind(addr)
+            .program(std::env::current_exe().unwrap())
+            .drain_deadline(Duration::from_secs(10))
+            .on_ready(|primary| println!("\nlistening on {}", primary.local_addrs()[0]))
+            .serve_with(|worker| async move { Ok(router(&worker)) })
+            .await
+            .unwrap();
+    };
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    runtime.enable_all().build().unwrap().block_on(serve);
+}

@@ -17,6 +17,7 @@ pub use crate::{
     listen::{Listen, Listener, Peer, Stream, listen},
     primary::{Primary, Ticket, WorkerHandle},
     server::Role,
+    udp::{BindUdp, UdpSocket, bind_udp},
 };
 
 static STARTED: AtomicBool = AtomicBool::new(false);

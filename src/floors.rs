@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fs, path::Path};
 
 /// Each top-level module and its floor, as the map in `lib.rs` draws them.
-const FLOORS: [(&str, u8); 36] = [
+const FLOORS: [(&str, u8); 37] = [
     ("address", 0),
     ("error", 0),
     ("event", 0),
@@ -38,6 +38,7 @@ const FLOORS: [(&str, u8); 36] = [
     ("start", 5),
     ("upkeep", 5),
     ("times", 5),
+    ("udp", 5),
     ("floors", 5),
     ("lib", 5),
 ];

@@ -19,6 +19,7 @@ pub use crate::{
     listen::{Listen, Listener, Peer, Stream, listen},
     primary::{ForkOptions, Primary, Ticket, WorkerHandle, WorkerProcess},
     server::Role,
+    udp::{BindUdp, UdpSocket, bind_udp},
 };
 
 static STARTED: AtomicBool = AtomicBool::new(false);

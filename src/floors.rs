@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fs, path::Path};
 
 /// Each top-level module and its floor, as the map in `lib.rs` draws them.
-const FLOORS: [(&str, u8); 40] = [
+const FLOORS: [(&str, u8); 41] = [
     ("address", 0),
     ("error", 0),
     ("event", 0),
@@ -42,6 +42,7 @@ const FLOORS: [(&str, u8); 40] = [
     ("start", 5),
     ("upkeep", 5),
     ("times", 5),
+    ("udp", 5),
     ("floors", 5),
     ("lib", 5),
 ];

@@ -127,7 +127,9 @@ impl Listen {
                     options: self.options,
                     index: 0,
                 };
-                Port::ask(&worker, wanted).await.map(Listener::shared)
+                Port::ask(&worker, wanted)
+                    .await
+                    .map(|(port, _)| Listener::shared(port))
             }
             worker => {
                 let listener = sockets::Listener::bind_as(&address, &self.options).await?;

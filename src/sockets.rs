@@ -68,6 +68,55 @@ impl Listener {
         }
     }
 
+    /// Binds a UDP socket, which does not listen but is looked after all the same.
+    pub(crate) async fn datagram(address: &Address, options: &Options) -> Result<Self> {
+        let failed = |source| Error::Bind {
+            address: address.clone(),
+            source,
+        };
+        let addresses: Vec<_> = match address.kind() {
+            Kind::Socket(addr) => vec![*addr],
+            Kind::Unix(_) => return Err(failed(io::ErrorKind::Unsupported.into())),
+            Kind::Name(name) => tokio::net::lookup_host(name)
+                .await
+                .map_err(|source| Error::Address {
+                    given: name.clone(),
+                    source,
+                })?
+                .collect(),
+        };
+        let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+        for addr in addresses {
+            match inet(addr, Type::DGRAM, options).and_then(Self::bound) {
+                Ok(socket) => return Ok(socket),
+                Err(error) => last = error,
+            }
+        }
+        Err(failed(last))
+    }
+
+    /// A socket that only has to be kept.
+    fn bound(socket: Socket) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
+        let local = socket.local_addr()?.as_socket();
+        let local = local.ok_or(io::ErrorKind::InvalidInput)?;
+        Ok(Self {
+            fd: socket.into(),
+            local: Address::from(local),
+            file: None,
+        })
+    }
+
+    /// A duplicate of the socket, for another process.
+    pub(crate) fn duplicate(&self) -> io::Result<OwnedFd> {
+        self.fd.try_clone()
+    }
+
+    /// The socket itself.
+    pub(crate) fn into_fd(self) -> OwnedFd {
+        self.fd
+    }
+
     /// Takes a socket that listens already.
     pub(crate) fn ready_made(fd: OwnedFd) -> Result<Self> {
         let failed = |source| Error::System {
@@ -85,8 +134,20 @@ impl Listener {
     }
 
     /// Takes over a socket that the program before this one bound; with its file, if it made that.
-    pub(crate) fn inherited(fd: OwnedFd, has_file: bool) -> io::Result<Self> {
+    ///
+    /// `asked`: the address that it was bound to, which knows a path that is too long for the system.
+    pub(crate) fn inherited(
+        fd: OwnedFd,
+        has_file: bool,
+        asked: Option<Address>,
+    ) -> io::Result<Self> {
+        if rustix::net::sockopt::socket_type(&fd)? == rustix::net::SocketType::DGRAM {
+            return Self::bound(Socket::from(fd));
+        }
         let mut listener = Self::finish(Socket::from(fd), None)?;
+        if let Some(asked) = asked.filter(|asked| asked.unix_path().is_some()) {
+            listener.local = asked.absolute();
+        }
         if let (true, Some(path)) = (has_file, listener.local.unix_path()) {
             // A file that somebody has removed meanwhile is nobody's any more.
             listener.file = SocketFile::new(path.to_owned()).ok();
@@ -109,8 +170,9 @@ impl Listener {
         let path = std::path::absolute(path)?;
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
         let lock = lock_directory_of(&path).await?;
-        remove_stale(&path)?;
-        socket.bind(&SockAddr::unix(&path)?)?;
+        let short = short(&path, &lock);
+        remove_stale(&path, &short)?;
+        socket.bind(&SockAddr::unix(short)?)?;
         let file = SocketFile::new(path)?;
         if let Some(mode) = options.mode {
             // Nobody can connect before `listen`.
@@ -118,7 +180,10 @@ impl Listener {
         }
         socket.listen(options.backlog())?;
         drop(lock);
-        Self::finish(socket, Some(file))
+        let local = Address::unix(file.path.clone());
+        let mut listener = Self::finish(socket, Some(file))?;
+        listener.local = local;
+        Ok(listener)
     }
 
     fn finish(socket: Socket, file: Option<SocketFile>) -> io::Result<Self> {
@@ -199,8 +264,18 @@ async fn lock_directory_of(path: &Path) -> io::Result<OwnedFd> {
     ))
 }
 
+/// What leads to a path of which the system takes no more than some hundred bytes; `directory` is the one that it is in.
+fn short(path: &Path, directory: &OwnedFd) -> PathBuf {
+    match path.file_name() {
+        Some(name) if SockAddr::unix(path).is_err() => Path::new("/proc/self/fd")
+            .join(directory.as_raw_fd().to_string())
+            .join(name),
+        _ => path.to_owned(),
+    }
+}
+
 /// Removes a socket that nobody listens on. A live one is an error, and so is a file that is no socket: it is never touched.
-fn remove_stale(path: &Path) -> io::Result<()> {
+fn remove_stale(path: &Path, short: &Path) -> io::Result<()> {
     let metadata = match std::fs::symlink_metadata(path) {
         Ok(metadata) => metadata,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -211,7 +286,7 @@ fn remove_stale(path: &Path) -> io::Result<()> {
     }
     let probe = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     probe.set_nonblocking(true)?;
-    match probe.connect(&SockAddr::unix(path)?) {
+    match probe.connect(&SockAddr::unix(short)?) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
             std::fs::remove_file(path)
         }

@@ -333,7 +333,8 @@ async fn inherit(
         let (number, listener) = match at.map(|at| left.swap_remove(at)) {
             Some((number, _, has_file, fd)) => (
                 number,
-                Listener::inherited(fd, has_file).map_err(|source| Error::Succession { source }),
+                Listener::inherited(fd, has_file, name.address())
+                    .map_err(|source| Error::Succession { source }),
             ),
             None => {
                 next += 1;
@@ -352,7 +353,7 @@ async fn inherit(
     }
     let mut dropped = Vec::new();
     for (number, name, has_file, fd) in left {
-        if let Ok(listener) = Listener::inherited(fd, has_file) {
+        if let Ok(listener) = Listener::inherited(fd, has_file, name.address()) {
             dropped.push(Bound {
                 number,
                 name,

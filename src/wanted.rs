@@ -57,19 +57,21 @@ pub(crate) struct Wanted {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Place {
     Stream(Address),
+    /// UDP: every worker gets the socket itself.
+    Datagram(Address),
 }
 
 impl Wanted {
     /// Any free port is asked for.
     pub(crate) fn is_any_port(&self) -> bool {
         match &self.place {
-            Place::Stream(address) => address.is_any_port(),
+            Place::Stream(address) | Place::Datagram(address) => address.is_any_port(),
         }
     }
 
     pub(crate) fn address(&self) -> Address {
         match &self.place {
-            Place::Stream(address) => address.clone(),
+            Place::Stream(address) | Place::Datagram(address) => address.clone(),
         }
     }
 }
@@ -77,7 +79,7 @@ impl Wanted {
 /// What comes of it.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Answer {
-    /// Connections will have this number.
+    /// Connections will have this number; or the socket itself comes along.
     Listening { listener: u16, local: Address },
     /// No socket, for this reason.
     Failed(Failure),

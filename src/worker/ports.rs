@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     fmt,
+    os::fd::OwnedFd,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicUsize, Ordering::SeqCst},
@@ -231,8 +232,8 @@ pub(crate) struct Port {
 }
 
 impl Port {
-    /// Asks the primary for it. As a task of its own: what has been asked for is closed again where nobody waits for the answer.
-    pub(crate) async fn ask(worker: &Worker, mut wanted: Wanted) -> Result<Self> {
+    /// Asks the primary for it, and for what it sends along. As a task of its own: what has been asked for is closed again where nobody waits for the answer.
+    pub(crate) async fn ask(worker: &Worker, mut wanted: Wanted) -> Result<(Self, Vec<OwnedFd>)> {
         if wanted.is_any_port() {
             wanted.index = worker.ports().take_index(&wanted.place);
         }
@@ -240,10 +241,11 @@ impl Port {
         tokio::spawn(task).await.unwrap_or(Err(Error::Gone))
     }
 
-    async fn ask_through(worker: Worker, wanted: Wanted) -> Result<Self> {
+    async fn ask_through(worker: Worker, wanted: Wanted) -> Result<(Self, Vec<OwnedFd>)> {
         let port = match answer(&worker, &wanted).await {
-            Ok((Answer::Listening { listener, local }, _)) => {
-                return Ok(Self::open(worker, wanted, listener, local));
+            Ok((Answer::Listening { listener, local }, message)) => {
+                let port = Self::open(worker, wanted, listener, local);
+                return Ok((port, message.take_fds()));
             }
             Ok((Answer::Failed(failure), _)) => failure.into_result(wanted.address()),
             Err(error) => Err(error),

@@ -28,7 +28,7 @@ use futures_util::FutureExt as _;
 use serde::{Deserialize, Serialize};
 use tokio::{io::AsyncWriteExt, sync::oneshot};
 
-use crate::support::{Server, Signal, poll_for, request};
+use crate::support::{Server, Signal, TempDir, poll_for, request};
 
 /// What a worker is told to open.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -58,6 +58,8 @@ enum How {
     Axum,
     /// Nobody waits until it listens.
     Forget,
+    /// UDP: each datagram is answered.
+    Udp,
 }
 
 // ===== the tests =====
@@ -402,6 +404,87 @@ fn axum_serves_it_with_connect_info_and_ends_gracefully() {
     .is_err()));
 }
 
+// L-15: one socket, which all have; closed with the last.
+#[test]
+fn workers_share_a_udp_socket() {
+    let server = start(2);
+    let order = Order {
+        name: "udp".into(),
+        addr: ANY.into(),
+        how: How::Udp,
+        ..Order::default()
+    };
+    let addr = listen_as(&server, 1, &order);
+    assert_eq!(listen_as(&server, 2, &order), addr);
+    let client = std::net::UdpSocket::bind(ANY).unwrap();
+    client.connect(&addr).unwrap();
+    client
+        .set_read_timeout(Some(Duration::from_secs(10)))
+        .unwrap();
+    let ask = || {
+        client.send(b"?").unwrap();
+        let mut buffer = [0; 64];
+        let size = client.recv(&mut buffer).unwrap();
+        String::from_utf8_lossy(&buffer[..size]).into_owned()
+    };
+    for _ in 0..40 {
+        assert!(["worker 1", "worker 2"].contains(&&*ask()));
+    }
+    let taken = Order {
+        addr: addr.clone(),
+        ..order.clone()
+    };
+    let error = listen_as(&server, 1, &taken);
+    assert!(error.contains("another program listens there"), "{error}");
+    close(&server, 1, "udp");
+    for _ in 0..10 {
+        assert_eq!(ask(), "worker 2");
+    }
+    close(&server, 2, "udp");
+    server.wait_for_line(&format!("not listening on {addr}"));
+    std::net::UdpSocket::bind(&addr).unwrap();
+}
+
+// L-14: bound once, with the mode that was asked for, and removed with the last who listens.
+#[test]
+fn a_unix_socket_has_its_mode_and_goes_with_the_last() {
+    use std::os::unix::{fs::PermissionsExt, net::UnixStream};
+    let directory = TempDir::new();
+    let long = format!("{}/x", "d".repeat(150));
+    std::fs::create_dir(directory.path(&"d".repeat(150))).unwrap();
+    for name in ["x", &long] {
+        let server = start(2);
+        let path = directory.path(name);
+        let order = Order {
+            name: "unix".into(),
+            addr: format!("unix:{path}"),
+            mode: Some(0o620),
+            ..Order::default()
+        };
+        for worker in [1, 2] {
+            assert_eq!(listen_as(&server, worker, &order), order.addr);
+        }
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o620);
+        // A path that is too long for the system leads there too.
+        let short = directory.path("link");
+        let parent = std::path::Path::new(&path).parent().unwrap();
+        std::os::unix::fs::symlink(parent, &short).unwrap();
+        for worker in [1, 2] {
+            let mut said = String::new();
+            let mut client = UnixStream::connect(format!("{short}/x")).unwrap();
+            client.read_to_string(&mut said).unwrap();
+            assert_eq!(said, format!("worker {worker} unix"));
+        }
+        std::fs::remove_file(&short).unwrap();
+        close(&server, 1, "unix");
+        assert!(std::fs::exists(&path).unwrap());
+        close(&server, 2, "unix");
+        server.wait_until("its file is gone", |_| !std::fs::exists(&path).unwrap());
+        assert!(server.stop().success());
+    }
+}
+
 /// The example `listen`, and where it also listens.
 fn example() -> (Server, String) {
     let server = Server::run("listen")
@@ -509,6 +592,9 @@ async fn open(worker: Worker, open: Open, order: Order) -> String {
         let early = listen.into_future().now_or_never();
         return early.map_or("forgotten".into(), |_| "too late".into());
     }
+    if let How::Udp = order.how {
+        return open_udp(&worker, &open, order).await;
+    }
     let listener = match listen.await {
         Ok(listener) => listener,
         Err(axum_cluster::Error::Bind { source, .. }) => {
@@ -541,6 +627,30 @@ async fn open(worker: Worker, open: Open, order: Order) -> String {
                     println!("\nworker {id} accepts no more");
                 }
             },
+        }
+    });
+    addr
+}
+
+async fn open_udp(worker: &Worker, open: &Open, order: Order) -> String {
+    let socket = match cluster::bind_udp(&*order.addr).await {
+        Ok(socket) => socket,
+        Err(error) => return format!("{error:?}"),
+    };
+    let addr = socket.local_addr().unwrap().to_string();
+    let (closer, mut closed) = oneshot::channel::<()>();
+    open.lock().unwrap().insert(order.name, closer);
+    let id = worker.id();
+    tokio::spawn(async move {
+        let mut buffer = [0; 64];
+        loop {
+            tokio::select! {
+                _ = &mut closed => return,
+                received = socket.recv_from(&mut buffer) => {
+                    let answer = format!("worker {id}");
+                    socket.send_to(answer.as_bytes(), received.unwrap().1).await.unwrap();
+                }
+            }
         }
     });
     addr

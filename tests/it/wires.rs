@@ -342,7 +342,7 @@ fn commit(misdeed: &str) {
     pause();
     let stdin = std::io::stdin();
     let channel = stdin.as_fd();
-    let hello = |pid| frame(1, format!("{{\"wire\":2,\"pid\":{pid}}}").as_bytes());
+    let hello = |pid| frame(1, format!("{{\"wire\":3,\"pid\":{pid}}}").as_bytes());
     let hello_of_mine = hello(std::process::id());
     match misdeed {
         "dies" => {

@@ -33,12 +33,27 @@ pub(super) type Asker = (WorkerId, u64);
 /// One such listener.
 struct Asked {
     wanted: Wanted,
-    acceptor: Rc<Acceptor>,
-    running: JoinHandle<()>,
+    socket: Socket,
     /// Who has been told that it listens there.
     members: BTreeSet<WorkerId>,
     /// Since when there is nobody. The last one has ended without closing it: its successor finds clients waiting.
     deserted: Option<Instant>,
+}
+
+enum Socket {
+    /// Accepted from here, and handed to those who listen.
+    Accepted(Rc<Acceptor>, JoinHandle<()>),
+    /// Only kept, for those who come later: all have it.
+    Kept(Listener),
+}
+
+impl Socket {
+    fn get(&self) -> &Listener {
+        match self {
+            Self::Accepted(acceptor, _) => acceptor.listener(),
+            Self::Kept(socket) => socket,
+        }
+    }
 }
 
 /// All of them.
@@ -91,8 +106,20 @@ impl Driver {
         if let Some((&listener, asked)) = open.find(|(_, asked)| asked.wanted == wanted) {
             asked.members.insert(asker.0);
             asked.deserted = None;
-            let local = asked.acceptor.listener().local.clone();
-            return self.answer(asker, &Answer::Listening { listener, local });
+            let local = asked.socket.get().local.clone();
+            let answer = Answer::Listening { listener, local };
+            return match &asked.socket {
+                Socket::Accepted(..) => self.answer(asker, &answer),
+                Socket::Kept(socket) => match socket.duplicate() {
+                    Ok(fd) => self.answer_with(asker, &answer, vec![fd]),
+                    Err(source) => {
+                        let address = wanted.address();
+                        let failure = Failure::of(&Error::Bind { address, source });
+                        self.unlisten(listener, asker.0);
+                        self.answer(asker, &Answer::Failed(failure));
+                    }
+                },
+            };
         }
         let mut binding = self.listening.binding.iter_mut();
         if let Some((_, askers)) = binding.find(|(other, _)| *other == wanted) {
@@ -168,6 +195,21 @@ impl Driver {
         wanted: Wanted,
         listener: Listener,
     ) -> Result<()> {
+        let socket = match &wanted.place {
+            Place::Stream(_) => self.accept_for_workers(number, listener),
+            Place::Datagram(_) => Socket::Kept(listener),
+        };
+        let asked = Asked {
+            wanted,
+            socket,
+            members: BTreeSet::new(),
+            deserted: Some(Instant::now()),
+        };
+        self.listening.open.insert(number, asked);
+        Ok(())
+    }
+
+    fn accept_for_workers(&self, number: u16, listener: Listener) -> Socket {
         let bound = Bound {
             number,
             name: Name::asked_for(),
@@ -177,22 +219,15 @@ impl Driver {
         let acceptor = Rc::new(Acceptor::new(bound));
         self.dispatch.borrow_mut().open_pool(number);
         let (running, dispatch) = (acceptor.clone(), self.dispatch.clone());
-        let asked = Asked {
-            wanted,
-            acceptor,
-            running: spawn_local(async move { running.run(dispatch).await }),
-            members: BTreeSet::new(),
-            deserted: Some(Instant::now()),
-        };
-        self.listening.open.insert(number, asked);
-        Ok(())
+        let running = spawn_local(async move { running.run(dispatch).await });
+        Socket::Accepted(acceptor, running)
     }
 
     /// What the next program is told of them; their descriptors are appended.
     pub(super) fn kept_asked<'a>(&'a self, fds: &mut Vec<BorrowedFd<'a>>) -> Vec<KeptAsked> {
         let open = self.listening.open.iter();
         open.map(|(&number, asked)| {
-            let listener = asked.acceptor.listener();
+            let listener = asked.socket.get();
             fds.push(listener.as_fd());
             let members: Vec<_> = asked.members.iter().copied().collect();
             let dispatch = self.dispatch.borrow();
@@ -210,7 +245,7 @@ impl Driver {
 
     /// Goes on with a listener of the program before. What was asked and not answered by it the workers ask again.
     pub(super) fn adopt_asked(&mut self, kept: KeptAsked, fd: OwnedFd) -> Result<()> {
-        let listener = Listener::inherited(fd, kept.has_file)
+        let listener = Listener::inherited(fd, kept.has_file, Some(kept.wanted.address()))
             .map_err(|source| Error::Succession { source })?;
         self.listening.given = self.listening.given.max(kept.number % FIRST + 1) % FIRST;
         self.take_up(kept.number, kept.wanted, listener)?;
@@ -224,9 +259,13 @@ impl Driver {
         Ok(())
     }
 
-    fn answer(&self, (id, request): Asker, answer: &Answer) {
+    fn answer(&self, asker: Asker, answer: &Answer) {
+        self.answer_with(asker, answer, Vec::new());
+    }
+
+    fn answer_with(&self, (id, request): Asker, answer: &Answer, fds: Vec<OwnedFd>) {
         let letter = Message::encode(answer)
-            .and_then(|message| Letter::new(Kind::Reply(request), &message, Vec::new()));
+            .and_then(|message| Letter::new(Kind::Reply(request), &message, fds));
         match (self.children.get(&id), letter) {
             (Some(child), Ok(letter)) => child.handle.outbox().pass_on(letter, None),
             (_, Err(error)) => tracing::error!(worker = %id, %error, "cannot be answered"),
@@ -310,34 +349,33 @@ impl Driver {
 
     fn close_asked(&mut self, listener: u16) {
         if let Some(asked) = self.listening.open.remove(&listener) {
-            tracing::info!(
-                "not listening on {} any more",
-                asked.acceptor.listener().local
-            );
-            asked.running.abort();
-            self.listening
-                .closing
-                .tasks
-                .borrow_mut()
-                .push(asked.running);
-            self.dispatch.borrow_mut().close_pool(listener);
+            tracing::info!("not listening on {} any more", asked.socket.get().local);
+            if let Socket::Accepted(_, running) = asked.socket {
+                running.abort();
+                self.listening.closing.tasks.borrow_mut().push(running);
+                self.dispatch.borrow_mut().close_pool(listener);
+            }
         }
     }
 
     /// Accepts what has come, and closes all of them.
     pub(super) async fn accept_last_asked(&mut self) {
         for (_, asked) in std::mem::take(&mut self.listening.open) {
-            asked.running.abort();
-            let _ = asked.running.await;
-            if !asked.members.is_empty() {
-                asked.acceptor.accept_rest(&self.dispatch);
+            if let Socket::Accepted(acceptor, running) = asked.socket {
+                running.abort();
+                let _ = running.await;
+                if !asked.members.is_empty() {
+                    acceptor.accept_rest(&self.dispatch);
+                }
             }
         }
     }
 
     pub(super) fn close_all_asked(&mut self) {
         for (_, asked) in std::mem::take(&mut self.listening.open) {
-            asked.running.abort();
+            if let Socket::Accepted(_, running) = asked.socket {
+                running.abort();
+            }
         }
     }
 }
@@ -345,5 +383,6 @@ impl Driver {
 async fn bind(wanted: &Wanted) -> Result<Listener> {
     match &wanted.place {
         Place::Stream(address) => Listener::bind_as(address, &wanted.options).await,
+        Place::Datagram(address) => Listener::datagram(address, &wanted.options).await,
     }
 }

@@ -76,7 +76,7 @@
 //! Imports point down the floors, never up; a test reads the sources and keeps it so.
 //!
 //! ```text
-//! 5 surface    server (ClusteredServer, Serve)  times  upkeep  hooks  events  fork  start  single  service  cluster  layer  extract
+//! 5 surface    server (ClusteredServer, Serve)  times  upkeep  hooks  events  fork  start  running  single  service  cluster  layer  extract
 //! 4 roles      primary/ (driver/, dispatch/, fork, choice, acceptor, link, gate, process, memory, image, succession, handle, life, wishes, hooks)
 //!              worker/ (run, apps, inbox, hub, watch)
 //! 3 http       http/ (serving, timeouts, draining, letting go): knows a stream and a service, not who handed them over
@@ -111,6 +111,7 @@ mod primary;
 mod reactor;
 mod rebalance;
 mod recycling;
+mod running;
 mod scheduler;
 mod scoreboard;
 mod server;

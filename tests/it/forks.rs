@@ -115,6 +115,105 @@ fn fixture() {
         });
 }
 
+// E-4: a worker's addresses as asked and as bound. A stream that is dropped leaves the rest to `wait`, and the hooks.
+#[test]
+fn what_a_stream_leaves_hooks_are_told() {
+    let server = Server::fixture("forks::streamed").start();
+    assert_eq!(get(server.addr(), "/").body, "hello");
+    let told = server.lines("stream: ");
+    assert_eq!(told[0], "stream: Setup");
+    assert_eq!(told[1..3], ["stream: fork 1", "stream: fork 2"]);
+    let listening = format!("asked 127.0.0.1:0 bound {}", server.addr());
+    assert_eq!(
+        server.output().matches(&listening).count(),
+        2,
+        "{}",
+        server.output()
+    );
+    assert_eq!(
+        server.output().matches("stream: worker").count(),
+        2,
+        "{}",
+        server.output()
+    );
+    server.signal(crate::support::Signal::SIGTERM);
+    assert_eq!(server.wait_exit().code(), Some(0));
+    let mut hooks = server.lines("hook: ");
+    hooks.sort();
+    assert_eq!(hooks, ["hook: exit 1", "hook: exit 2"]);
+}
+
+#[test]
+#[ignore = "a fixture: other tests run it as a process of its own"]
+fn streamed() {
+    let Ok(addr) = std::env::var("ADDR") else {
+        return;
+    };
+    let server = axum_cluster::ClusteredServer::bind(addr)
+        .workers(2)
+        .program(std::env::current_exe().unwrap())
+        .on_fork(|_| println!("\nhook: fork"))
+        .on_exit(|worker, _| println!("\nhook: exit {}", worker.id()));
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap()
+        .block_on(async {
+            match server.start().await.unwrap() {
+                Role::Primary(primary) => stream_then_wait(&primary).await,
+                Role::Worker(worker) => {
+                    for n in 0..100 {
+                        worker.send(&n).unwrap();
+                    }
+                    let hello =
+                        axum::Router::new().route("/", axum::routing::get(|| async { "hello" }));
+                    worker.serve(hello).await.unwrap();
+                }
+            }
+        });
+}
+
+async fn stream_then_wait(primary: &Primary) {
+    assert!(matches!(primary.fork(), Err(Error::Supervised)));
+    let mut events = primary.events();
+    let mut messages = BTreeMap::<_, Vec<u32>>::new();
+    let mut ready = false;
+    while !(ready && messages.len() == 2 && messages.values().all(|heard| heard.len() == 100)) {
+        match events.recv().await.unwrap() {
+            Event::Fork { worker } => println!("\nstream: fork {}", worker.id()),
+            Event::Listening {
+                worker,
+                asked,
+                bound,
+            } => {
+                println!(
+                    "\nstream: worker {} asked {} bound {bound}",
+                    worker.id(),
+                    asked.unwrap()
+                );
+            }
+            Event::Message { worker, message } => {
+                messages
+                    .entry(worker.id())
+                    .or_default()
+                    .push(message.json().unwrap());
+            }
+            Event::Ready => ready = true,
+            other => println!("\nstream: {other:?}"),
+        }
+    }
+    // I-6.
+    assert!(
+        messages
+            .values()
+            .all(|heard| heard.iter().copied().eq(0..100))
+    );
+    assert!(matches!(primary.wait().await, Err(Error::AlreadyStarted)));
+    drop(events);
+    println!("\nlistening on {}", primary.local_addrs()[0]);
+    primary.wait().await.unwrap();
+}
+
 type Told = Arc<Mutex<BTreeMap<u64, Vec<&'static str>>>>;
 
 async fn supervise(primary: Primary) {

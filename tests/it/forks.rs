@@ -214,6 +214,79 @@ async fn stream_then_wait(primary: &Primary) {
     primary.wait().await.unwrap();
 }
 
+// TERM to the primary: all are told to leave, and when they have ended the stream ends too. TERM to one worker: nobody takes its place.
+#[test]
+fn signals_end_what_was_forked_by_hand() {
+    let server = Server::fixture("forks::plain").start_only();
+    server.wait_for_line("2 up");
+    let pid: u32 = server.lines("pid of 1: ")[0]["pid of 1: ".len()..]
+        .parse()
+        .unwrap();
+    server.signal_to(pid, crate::support::Signal::SIGTERM);
+    server.wait_for_line("1 ended with Some(0) after true");
+    assert_eq!(server.lines("drained 1").len(), 1);
+    assert_eq!(server.worker_pids().len(), 1);
+    server.signal(crate::support::Signal::SIGTERM);
+    assert_eq!(server.wait_exit().code(), Some(0));
+    server.wait_for_line("2 ended with Some(0) after true");
+    assert_eq!(server.lines("drained ").len(), 2);
+}
+
+// N-10, K-18: workers that never serve learn of the primary's death too, and end by themselves.
+#[test]
+fn workers_drain_when_the_primary_is_gone() {
+    let server = Server::fixture("forks::plain").start_only();
+    server.wait_for_line("2 up");
+    server.signal(crate::support::Signal::SIGKILL);
+    server.wait_exit();
+    server.wait_until("2 lines", |server| server.lines("drained ").len() == 2);
+}
+
+#[test]
+#[ignore = "a fixture: other tests run it as a process of its own"]
+fn plain() {
+    if std::env::var_os("ADDR").is_none() {
+        return;
+    }
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap()
+        .block_on(async {
+            let exec = std::env::current_exe().unwrap();
+            match Cluster::new().exec(exec).start().await.unwrap() {
+                Role::Primary(primary) => {
+                    let mut events = primary.events();
+                    for _ in 0..2 {
+                        let worker = primary.fork().unwrap();
+                        println!("\npid of {}: {}", worker.id(), worker.process().pid());
+                    }
+                    let mut up = 0;
+                    while let Some(event) = events.recv().await {
+                        match event {
+                            Event::Online { .. } => {
+                                up += 1;
+                                println!("\n{up} up");
+                            }
+                            Event::Exit { worker, exit } => {
+                                let (code, after) = (exit.code(), exit.after_disconnect);
+                                println!("\n{} ended with {code:?} after {after}", worker.id());
+                            }
+                            _ => {}
+                        }
+                    }
+                    primary.wait().await.unwrap_err();
+                    drop(events);
+                    primary.wait().await.unwrap();
+                }
+                Role::Worker(worker) => {
+                    worker.draining().await;
+                    println!("\ndrained {}", worker.id());
+                }
+            }
+        });
+}
+
 type Told = Arc<Mutex<BTreeMap<u64, Vec<&'static str>>>>;
 
 async fn supervise(primary: Primary) {

@@ -12,7 +12,8 @@ use crate::{
     ipc::channel::Consumption,
     message::Message,
     primary,
-    start::{Part, Running},
+    running::Running,
+    start::Part,
 };
 
 /// What has happened in the cluster (the events of Node's `cluster`).
@@ -73,7 +74,7 @@ pub enum Event {
 
 /// The events of the cluster, in order, from the first one on; see [`Primary::events`].
 pub struct Events {
-    running: Option<Running>,
+    running: Option<Box<Running>>,
     due: VecDeque<Event>,
     /// Messages that came together, and are handed out one at a time.
     messages: Option<(WorkerHandle, Bytes, Arc<Consumption>)>,

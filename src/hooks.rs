@@ -11,6 +11,12 @@ use crate::{
 /// Hooks. They run in the primary, one at a time and in order, in the future that awaits `serve`. A slow hook delays hooks and, past
 /// 4 MiB a worker, that worker's messages, never connections. One that panics is logged and counted; the cluster goes on.
 impl ClusteredServer {
+    /// The cluster has been set up, and no worker has been started yet (Node's `setup`). Once, before every other hook.
+    pub fn on_setup(mut self, hook: impl FnOnce() + Send + 'static) -> Self {
+        self.hooks.setup = Some(Box::new(hook));
+        self
+    }
+
     /// All workers listen, for the first time: with the running [`Primary`].
     pub fn on_ready(mut self, hook: impl FnOnce(Primary) + Send + 'static) -> Self {
         self.hooks.ready = Some(Box::new(hook));

@@ -31,12 +31,13 @@ use crate::{
     listeners::Bound,
     primary::{Command, Event, Events, SECOND_STOP, Shared, Wish},
     reactor,
+    running::Running,
     scoreboard::Row,
     service::AppMaker,
     settings::Settings,
     signals::{Order, PrimarySignals},
     sockets::{self, Listener},
-    start::{Rest, Running, all},
+    start::{Rest, all},
     worker::{App, Hub, Parting, Parts, Serving, Worker, take_in, timeouts},
 };
 

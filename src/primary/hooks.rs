@@ -102,6 +102,7 @@ type WorkerHook<A> = Option<Box<dyn FnMut(&WorkerHandle, A) + Send>>;
 pub(crate) struct Hooks {
     /// Events may be read as a stream: messages too are wanted then.
     streamed: bool,
+    pub(crate) setup: Option<Box<dyn FnOnce() + Send>>,
     pub(crate) ready: Option<Box<dyn FnOnce(Primary) + Send>>,
     pub(crate) fork: WorkerHook<()>,
     pub(crate) online: WorkerHook<()>,
@@ -143,7 +144,11 @@ impl Hooks {
     /// Calls the hook of this event. A hook that panics is reported; the cluster goes on.
     pub(crate) fn call(&mut self, event: Event, primary: &Primary) {
         match event {
-            Event::Setup => {}
+            Event::Setup => {
+                if let Some(hook) = self.setup.take() {
+                    guard(primary, "on_setup", hook);
+                }
+            }
             Event::Ready => {
                 if let Some(hook) = self.ready.take() {
                     guard(primary, "on_ready", || hook(primary.clone()));

@@ -39,13 +39,12 @@ impl Process {
         id: WorkerId,
         slot: Slot,
         channel: OwnedFd,
-        options: Option<ForkOptions>,
+        mut options: Option<ForkOptions>,
     ) -> Result<(Self, Pipes)> {
         let failed = |source| Error::Spawn {
             program: image.path().to_owned(),
             source,
         };
-        let mut options = options;
         let args = options.as_mut().and_then(|options| options.args.take());
         let env = options
             .as_mut()

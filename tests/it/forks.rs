@@ -115,6 +115,178 @@ fn fixture() {
         });
 }
 
+// E-4: a worker's addresses as asked and as bound. A stream that is dropped leaves the rest to `wait`, and the hooks.
+#[test]
+fn what_a_stream_leaves_hooks_are_told() {
+    let server = Server::fixture("forks::streamed").start();
+    assert_eq!(get(server.addr(), "/").body, "hello");
+    let told = server.lines("stream: ");
+    assert_eq!(told[0], "stream: Setup");
+    assert_eq!(told[1..3], ["stream: fork 1", "stream: fork 2"]);
+    let listening = format!("asked 127.0.0.1:0 bound {}", server.addr());
+    assert_eq!(
+        server.output().matches(&listening).count(),
+        2,
+        "{}",
+        server.output()
+    );
+    assert_eq!(
+        server.output().matches("stream: worker").count(),
+        2,
+        "{}",
+        server.output()
+    );
+    server.signal(crate::support::Signal::SIGTERM);
+    assert_eq!(server.wait_exit().code(), Some(0));
+    let mut hooks = server.lines("hook: ");
+    hooks.sort();
+    assert_eq!(hooks, ["hook: exit 1", "hook: exit 2"]);
+}
+
+#[test]
+#[ignore = "a fixture: other tests run it as a process of its own"]
+fn streamed() {
+    let Ok(addr) = std::env::var("ADDR") else {
+        return;
+    };
+    let server = axum_cluster::ClusteredServer::bind(addr)
+        .workers(2)
+        .program(std::env::current_exe().unwrap())
+        .on_fork(|_| println!("\nhook: fork"))
+        .on_exit(|worker, _| println!("\nhook: exit {}", worker.id()));
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap()
+        .block_on(async {
+            match server.start().await.unwrap() {
+                Role::Primary(primary) => stream_then_wait(&primary).await,
+                Role::Worker(worker) => {
+                    for n in 0..100 {
+                        worker.send(&n).unwrap();
+                    }
+                    let hello =
+                        axum::Router::new().route("/", axum::routing::get(|| async { "hello" }));
+                    worker.serve(hello).await.unwrap();
+                }
+            }
+        });
+}
+
+async fn stream_then_wait(primary: &Primary) {
+    assert!(matches!(primary.fork(), Err(Error::Supervised)));
+    let mut events = primary.events();
+    let mut messages = BTreeMap::<_, Vec<u32>>::new();
+    let mut ready = false;
+    while !(ready && messages.len() == 2 && messages.values().all(|heard| heard.len() == 100)) {
+        match events.recv().await.unwrap() {
+            Event::Fork { worker } => println!("\nstream: fork {}", worker.id()),
+            Event::Listening {
+                worker,
+                asked,
+                bound,
+            } => {
+                println!(
+                    "\nstream: worker {} asked {} bound {bound}",
+                    worker.id(),
+                    asked.unwrap()
+                );
+            }
+            Event::Message { worker, message } => {
+                messages
+                    .entry(worker.id())
+                    .or_default()
+                    .push(message.json().unwrap());
+            }
+            Event::Ready => ready = true,
+            other => println!("\nstream: {other:?}"),
+        }
+    }
+    // I-6.
+    assert!(
+        messages
+            .values()
+            .all(|heard| heard.iter().copied().eq(0..100))
+    );
+    assert!(matches!(primary.wait().await, Err(Error::AlreadyStarted)));
+    drop(events);
+    println!("\nlistening on {}", primary.local_addrs()[0]);
+    primary.wait().await.unwrap();
+}
+
+// TERM to the primary: all are told to leave, and when they have ended the stream ends too. TERM to one worker: nobody takes its place.
+#[test]
+fn signals_end_what_was_forked_by_hand() {
+    let server = Server::fixture("forks::plain").start_only();
+    server.wait_for_line("2 up");
+    let pid: u32 = server.lines("pid of 1: ")[0]["pid of 1: ".len()..]
+        .parse()
+        .unwrap();
+    server.signal_to(pid, crate::support::Signal::SIGTERM);
+    server.wait_for_line("1 ended with Some(0) after true");
+    assert_eq!(server.lines("drained 1").len(), 1);
+    assert_eq!(server.worker_pids().len(), 1);
+    server.signal(crate::support::Signal::SIGTERM);
+    assert_eq!(server.wait_exit().code(), Some(0));
+    server.wait_for_line("2 ended with Some(0) after true");
+    assert_eq!(server.lines("drained ").len(), 2);
+}
+
+// N-10, K-18: workers that never serve learn of the primary's death too, and end by themselves.
+#[test]
+fn workers_drain_when_the_primary_is_gone() {
+    let server = Server::fixture("forks::plain").start_only();
+    server.wait_for_line("2 up");
+    server.signal(crate::support::Signal::SIGKILL);
+    server.wait_exit();
+    server.wait_until("2 lines", |server| server.lines("drained ").len() == 2);
+}
+
+#[test]
+#[ignore = "a fixture: other tests run it as a process of its own"]
+fn plain() {
+    if std::env::var_os("ADDR").is_none() {
+        return;
+    }
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap()
+        .block_on(async {
+            let exec = std::env::current_exe().unwrap();
+            match Cluster::new().exec(exec).start().await.unwrap() {
+                Role::Primary(primary) => {
+                    let mut events = primary.events();
+                    for _ in 0..2 {
+                        let worker = primary.fork().unwrap();
+                        println!("\npid of {}: {}", worker.id(), worker.process().pid());
+                    }
+                    let mut up = 0;
+                    while let Some(event) = events.recv().await {
+                        match event {
+                            Event::Online { .. } => {
+                                up += 1;
+                                println!("\n{up} up");
+                            }
+                            Event::Exit { worker, exit } => {
+                                let (code, after) = (exit.code(), exit.after_disconnect);
+                                println!("\n{} ended with {code:?} after {after}", worker.id());
+                            }
+                            _ => {}
+                        }
+                    }
+                    primary.wait().await.unwrap_err();
+                    drop(events);
+                    primary.wait().await.unwrap();
+                }
+                Role::Worker(worker) => {
+                    worker.draining().await;
+                    println!("\ndrained {}", worker.id());
+                }
+            }
+        });
+}
+
 type Told = Arc<Mutex<BTreeMap<u64, Vec<&'static str>>>>;
 
 async fn supervise(primary: Primary) {

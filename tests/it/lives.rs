@@ -91,6 +91,9 @@ fn a_worker_that_the_primary_disconnects_drains_and_ends_with_0() {
 #[test]
 fn kill_lets_an_idle_worker_drain() {
     let server = start(2);
+    // E-1: before the first fork.
+    let output = server.output();
+    assert!(output.find("set up") < output.find("1: fork"), "{output}");
     tell(&server, "kill-1");
     check(&server, 1, "code=Some(0) signal=None", true);
     server.wait_for_line("ticket 1: code=Some(0) signal=None");
@@ -368,6 +371,7 @@ fn fixture() {
         .program(std::env::current_exe().unwrap())
         .drain_deadline(Duration::from_secs(1))
         .on_ready(|primary| println!("\nlistening on {}", primary.local_addrs()[0]))
+        .on_setup(|| println!("\nset up"))
         .on_fork(|worker| {
             tokio::spawn(latched(worker.clone()));
             println!("\npid of {}: {}", worker.id(), worker.process().pid());

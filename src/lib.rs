@@ -78,7 +78,7 @@
 //! ```text
 //! 5 surface    server (ClusteredServer, Serve)  times  upkeep  hooks  start  single  service  cluster  layer  extract
 //! 4 roles      primary/ (driver/, dispatch/, choice, acceptor, link, gate, process, memory, image, succession, handle, hooks)
-//!              worker/ (run, apps, inbox, hub, watch)
+//!              worker/ (run, apps, doors, inbox, hub, watch)
 //! 3 http       http/ (serving, timeouts, draining, letting go): knows a stream and a service, not who handed them over
 //! 2 wires      ipc/ (channel, intake, outbox, letter, requests, datagram, memfd, parcel, limits)  scoreboard/  listeners  sockets  signals  birth  reactor
 //! 1 machines   supervisor/  recycling  rebalance  scheduler  frame: pure, no tokio, no descriptor, no clock

@@ -91,7 +91,7 @@ impl Primary {
     /// After `serve` there is no stream: there the hooks are called.
     pub fn events(&self) -> Events {
         let running = match cluster::take_kept() {
-            Some(Part::Primary(running)) => Some(*running),
+            Some(Part::Primary(running)) => Some(running),
             Some(other) => {
                 cluster::keep(other);
                 None
@@ -185,7 +185,7 @@ impl Drop for Events {
             if let Some((worker, framed, consumption)) = self.messages.take() {
                 running.put_back(primary::Event::Messages(worker, framed, consumption));
             }
-            cluster::keep(Part::Primary(Box::new(running)));
+            cluster::keep(Part::Primary(running));
         }
     }
 }

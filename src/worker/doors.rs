@@ -1,5 +1,9 @@
 //! Accepting in the worker itself, under shared scheduling: a small thread that waits at the cluster's listening sockets.
 //!
+//! The thread only finds out that somebody has come: it accepts one connection and lends its doors to the runtime, which accepts what else
+//! there is in its own time, and returns them when there is nothing. So a busy worker accepts without changing threads, and one that does
+//! not get on has one connection to give back.
+//!
 //! It waits in an epoll of its own, exclusively, so that a connection wakes one worker, and goes to the end of the kernel's queue after
 //! each connection, so that the workers take turns. Four workers, 200 connections 5 ms apart: 50 each. As tokio waits, each connection
 //! wakes all four; exclusively but without the turns, one worker gets all 200.
@@ -31,9 +35,10 @@ use crate::{
     sockets,
 };
 
-/// Connections that may wait for the runtime, and how long the first of them: one that does not turn gets no more, so that another
-/// worker has them.
-const MOST: usize = 16;
+/// Connections that the runtime accepts before it turns to those that it has.
+const TOGETHER: usize = 8;
+
+/// When a runtime has not served what came, it is busy: what comes back to the primary had better go elsewhere.
 const STUCK: Duration = Duration::from_millis(5);
 
 /// When connections that wait for a runtime that does not turn go back, for another worker to serve.
@@ -65,7 +70,7 @@ pub(super) struct Doors {
 #[derive(Debug)]
 struct Hall {
     state: Mutex<State>,
-    /// A connection has come into an empty hall.
+    /// A connection has come, and the doors are lent.
     came: Notify,
     /// Written to, it wakes the thread.
     wake: OwnedFd,
@@ -74,12 +79,9 @@ struct Hall {
 #[derive(Debug, Default)]
 struct State {
     conns: VecDeque<Conn>,
-    /// When the first came of those whom the runtime has not served, even if they have gone back meanwhile.
-    since: Option<Instant>,
-    /// The thread waits until the hall has been emptied.
-    waits: bool,
-    /// Doors that the thread does not know of yet.
-    new: Vec<Door>,
+    /// Since when the doors are lent to the runtime.
+    lent: Option<Instant>,
+    doors: Vec<Arc<Door>>,
     closing: bool,
     /// Completes when the thread has ended; there is none without it.
     ended: Option<oneshot::Receiver<()>>,
@@ -132,7 +134,7 @@ impl Doors {
         if state.closing {
             return Ok(());
         }
-        state.new.extend(doors);
+        state.doors.extend(doors.into_iter().map(Arc::new));
         if state.ended.is_none() {
             let (ends, ended) = oneshot::channel();
             let porter = Porter::new(self)?;
@@ -149,23 +151,47 @@ impl Doors {
 
     /// Serves what comes, for ever.
     pub(super) async fn serve(&self, mut serve: impl FnMut(Conn)) {
-        let mut conns = VecDeque::new();
+        let mut doors = Vec::new();
         loop {
             self.hall.came.notified().await;
-            self.take(&mut conns);
-            conns.drain(..).for_each(&mut serve);
+            {
+                let mut state = self.hall.state();
+                if doors.len() != state.doors.len() {
+                    doors.clone_from(&state.doors);
+                }
+                mem::take(&mut state.conns)
+            }
+            .into_iter()
+            .for_each(&mut serve);
+            while self.accept(&doors, &mut serve) {
+                tokio::task::yield_now().await;
+            }
+            self.hall.state().lent = None;
+            self.hall.wake();
         }
     }
 
-    fn take(&self, conns: &mut VecDeque<Conn>) {
-        let mut state = self.hall.state();
-        mem::swap(conns, &mut state.conns);
-        state.since = None;
-        let waits = mem::take(&mut state.waits);
-        drop(state);
-        if waits {
-            self.hall.wake();
+    /// Accepts at the doors that are lent. True: there may be more.
+    fn accept(&self, doors: &[Arc<Door>], serve: &mut impl FnMut(Conn)) -> bool {
+        let mut more = false;
+        for door in doors {
+            for turn in 1..=TOGETHER {
+                let full = self.limit != usize::MAX && self.connections.open() >= self.limit;
+                match (!full).then(|| door.let_in()) {
+                    Some(Ok(conn)) => {
+                        self.row.accepted_one();
+                        serve(conn);
+                    }
+                    // Full, nobody there, or means are used up: the thread waits.
+                    None => break,
+                    Some(Err(error)) if is_end(&error) => break,
+                    // This one connection failed before it was accepted: its client has gone.
+                    Some(Err(_)) => {}
+                }
+                more |= turn == TOGETHER;
+            }
         }
+        more
     }
 
     /// Accepts for the last time and closes all doors; serves what is still in the hall.
@@ -180,17 +206,35 @@ impl Doors {
             // Dropped by the end of the thread, however it ends.
             let _ = ended.await;
         }
-        let mut conns = VecDeque::new();
-        self.take(&mut conns);
+        let conns = mem::take(&mut self.hall.state().conns);
         conns.into_iter().for_each(serve);
     }
+}
+
+impl Door {
+    fn let_in(&self) -> io::Result<Conn> {
+        let (fd, peer) = sockets::accept(&self.listener)?;
+        Ok(Conn {
+            fd,
+            listener: self.number,
+            app: self.app,
+            peer,
+            moved: None,
+        })
+    }
+}
+
+/// Whether nothing more can be accepted for now.
+fn is_end(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::WouldBlock || sockets::is_shortage(error)
 }
 
 /// The thread.
 struct Porter {
     epoll: OwnedFd,
     hall: Arc<Hall>,
-    doors: Vec<(Door, bool)>,
+    /// With whether the thread waits there.
+    doors: Vec<(Arc<Door>, bool)>,
     connections: Connections,
     limit: usize,
     intake: Arc<IntakeReceiver>,
@@ -202,7 +246,9 @@ struct Porter {
 
 /// Whether to accept, and when to look again if nothing happens.
 enum Look {
-    Open(Option<Duration>),
+    Open,
+    /// The runtime accepts.
+    Lent(Duration),
     Shut(Option<Duration>),
     Close,
 }
@@ -229,12 +275,16 @@ impl Porter {
         let mut events = Vec::with_capacity(16);
         loop {
             let timeout = match self.look() {
-                Look::Open(timeout) => {
-                    self.set(true);
-                    timeout
+                Look::Open => {
+                    self.set(true, false);
+                    None
+                }
+                Look::Lent(timeout) => {
+                    self.set(false, false);
+                    Some(timeout)
                 }
                 Look::Shut(timeout) => {
-                    self.set(false);
+                    self.set(false, true);
                     timeout
                 }
                 Look::Close => break,
@@ -265,30 +315,33 @@ impl Porter {
             self.short_until = None;
         }
         let mut state = hall.state();
-        self.doors
-            .extend(state.new.drain(..).map(|door| (door, false)));
+        for door in &state.doors[self.doors.len()..] {
+            self.doors.push((door.clone(), false));
+        }
         if state.closing {
             return Look::Close;
+        }
+        if let Some(lent) = state.lent {
+            let waited = now.duration_since(lent);
+            if waited < STUCK {
+                return Look::Lent(STUCK - waited);
+            }
+            if state.conns.is_empty() {
+                // It accepts, or is busy with what it has: it returns the doors by itself.
+                return Look::Shut(None);
+            }
+            if waited >= GIVE_UP {
+                self.give_up(&mut state);
+            }
+            return Look::Shut(Some(GIVE_UP.saturating_sub(waited).max(STUCK)));
         }
         if let Some(until) = self.short_until {
             return Look::Shut(Some(until - now));
         }
-        let waiting = state.conns.len();
-        if self.limit != usize::MAX && self.connections.open() + waiting >= self.limit {
+        if self.limit != usize::MAX && self.connections.open() >= self.limit {
             return Look::Shut(Some(FULL_PAUSE));
         }
-        let Some(since) = state.since else {
-            return Look::Open(None);
-        };
-        let waited = now.duration_since(since);
-        if waiting < MOST && waited < STUCK {
-            return Look::Open(Some(STUCK - waited));
-        }
-        state.waits = true;
-        if waited >= GIVE_UP {
-            self.give_up(&mut state);
-        }
-        Look::Shut((!state.conns.is_empty()).then_some(GIVE_UP.saturating_sub(waited).max(STUCK)))
+        Look::Open
     }
 
     /// Gives back what the runtime does not serve. Where everything leaves, nobody would take it.
@@ -305,11 +358,11 @@ impl Porter {
         }
     }
 
-    /// Waits at all doors, or at none.
-    fn set(&mut self, open: bool) {
-        if self.shut == open {
-            self.shut = !open;
-            self.row.shut(!open);
+    /// Waits at all doors, or at none, and tells the primary whether nobody is to be sent here.
+    fn set(&mut self, open: bool, shut: bool) {
+        if self.shut != shut {
+            self.shut = shut;
+            self.row.shut(shut);
         }
         for (place, (door, is_open)) in self.doors.iter_mut().enumerate() {
             if *is_open != open {
@@ -346,27 +399,16 @@ impl Porter {
         let Some((door, _)) = self.doors.get(place) else {
             return false;
         };
-        match sockets::accept(&door.listener) {
-            Ok((fd, peer)) => {
-                let conn = Conn {
-                    fd,
-                    listener: door.number,
-                    app: door.app,
-                    peer,
-                    moved: None,
-                };
+        match door.let_in() {
+            Ok(conn) => {
                 // Before it can be given back.
                 self.row.accepted_one();
                 let mut state = self.hall.state();
                 state.conns.push_back(conn);
-                let tell = state.since.is_none();
-                if tell {
-                    state.since = Some(Instant::now());
-                }
+                state.lent.get_or_insert_with(Instant::now);
                 drop(state);
-                if tell {
-                    self.hall.came.notify_one();
-                }
+                // Also while they are lent already: at another door, and perhaps the runtime has looked into the hall before.
+                self.hall.came.notify_one();
                 true
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
@@ -383,7 +425,7 @@ impl Porter {
     /// No wake-up is for this thread any more, and what the last one was for is accepted. Where the whole cluster ends, everything that
     /// has come: it must not be reset by the close of the socket.
     fn leave(&mut self) {
-        self.set(false);
+        self.set(false, true);
         let (all, begun) = (!self.row.is_to_release(), Instant::now());
         for place in 0..self.doors.len() {
             while self.let_in(place) && all && begun.elapsed() < REST {}

@@ -1,16 +1,19 @@
 //! `cluster::listen`: listeners that a program opens itself, shared by all workers that open the same.
 
+mod stream;
+
 use std::{
     fmt,
     future::{Future, IntoFuture},
     io,
     net::SocketAddr,
     pin::Pin,
-    task::{Context, Poll},
     time::Duration,
 };
 
-use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf, unix::AsyncFd};
+use tokio::io::{Interest, unix::AsyncFd};
+
+pub use stream::Stream;
 
 use crate::{
     address::Address,
@@ -20,7 +23,7 @@ use crate::{
     ipc::intake::Conn,
     reactor, sockets,
     wanted::{Options, Place, Wanted},
-    worker::{Open, Port, Worker},
+    worker::{Port, Worker},
 };
 
 /// Listens on an address from wherever the program is (Node's `server.listen()` in a worker). A builder: await it.
@@ -232,7 +235,7 @@ impl Listener {
                 }
             };
             match sockets::Stream::new(fd, peer) {
-                Ok(inner) => return Some((Stream { inner, _open: open }, Peer(peer))),
+                Ok(inner) => return Some((Stream { inner, open }, Peer(peer))),
                 Err(error) => tracing::error!(%error, "a connection cannot be used"),
             }
         }
@@ -298,72 +301,6 @@ impl fmt::Display for Peer {
     }
 }
 
-/// A connection that a [`Listener`] accepted, TCP or unix. `TCP_NODELAY` is set.
-#[derive(Debug)]
-pub struct Stream {
-    inner: sockets::Stream,
-    /// Counts it as open; after the connection itself, so that it counts as closed when it is.
-    _open: Option<Open>,
-}
-
-impl AsyncRead for Stream {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for Stream {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write(cx, buf)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.inner.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_shutdown(cx)
-    }
-}
-
-impl From<sockets::Stream> for Stream {
-    fn from(inner: sockets::Stream) -> Self {
-        Self { inner, _open: None }
-    }
-}
-
-impl From<tokio::net::TcpStream> for Stream {
-    fn from(stream: tokio::net::TcpStream) -> Self {
-        sockets::Stream::Tcp(stream).into()
-    }
-}
-
-impl From<tokio::net::UnixStream> for Stream {
-    fn from(stream: tokio::net::UnixStream) -> Self {
-        sockets::Stream::Unix(stream).into()
-    }
-}
-
 impl Worker {
     /// Serves a connection that came by another way with this worker's router, as if the primary had handed it over: one that arrived
     /// with a message ([`take_tcp_stream`](crate::Message::take_tcp_stream)), that a [`Listener`] accepted, or that the program accepted itself.
@@ -392,7 +329,7 @@ impl Worker {
     ///
     /// Dropped while it waits, it closes the connection.
     pub async fn serve_connection(&self, stream: impl Into<Stream>) -> Result<()> {
-        let Stream { inner, _open } = stream.into();
+        let Stream { inner, open: _open } = stream.into();
         let failed = |source| Error::System {
             doing: "take over a connection",
             source,

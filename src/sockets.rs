@@ -1,5 +1,7 @@
 //! Listening sockets of the primary, and the streams that workers make of what they are handed.
 
+mod stream;
+
 use std::{
     fs::Permissions,
     io,
@@ -9,14 +11,13 @@ use std::{
         unix::fs::{FileTypeExt, MetadataExt, PermissionsExt},
     },
     path::{Path, PathBuf},
-    pin::Pin,
-    task::{Context, Poll},
     time::Duration,
 };
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use socket2::{Domain, SockAddr, Socket, Type};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+pub(crate) use stream::Stream;
 
 use crate::{
     address::{Address, Kind},
@@ -339,90 +340,6 @@ pub(crate) fn is_shortage(error: &io::Error) -> bool {
         error.raw_os_error().map(Errno::from_raw),
         Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM)
     )
-}
-
-/// A connection in a worker, registered with the worker's runtime.
-#[derive(Debug)]
-pub(crate) enum Stream {
-    Tcp(tokio::net::TcpStream),
-    Unix(tokio::net::UnixStream),
-}
-
-impl Stream {
-    /// `fd` is a non-blocking connected socket; without a peer address it is a unix one.
-    pub(crate) fn new(fd: OwnedFd, peer: Option<SocketAddr>) -> io::Result<Self> {
-        match peer {
-            Some(_) => tokio::net::TcpStream::from_std(fd.into()).map(Self::Tcp),
-            None => tokio::net::UnixStream::from_std(fd.into()).map(Self::Unix),
-        }
-    }
-}
-
-impl Stream {
-    /// Who is at the other end; `None` of a unix socket.
-    pub(crate) fn peer(&self) -> io::Result<Option<SocketAddr>> {
-        match self {
-            Self::Tcp(stream) => stream.peer_addr().map(Some),
-            Self::Unix(_) => Ok(None),
-        }
-    }
-
-    /// Takes the connection out of the runtime.
-    pub(crate) fn into_fd(self) -> io::Result<OwnedFd> {
-        match self {
-            Self::Tcp(stream) => stream.into_std().map(Into::into),
-            Self::Unix(stream) => stream.into_std().map(Into::into),
-        }
-    }
-}
-
-macro_rules! either {
-    ($self:ident, $stream:ident => $call:expr) => {
-        match $self.get_mut() {
-            Stream::Tcp($stream) => $call,
-            Stream::Unix($stream) => $call,
-        }
-    };
-}
-
-impl AsyncRead for Stream {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        either!(self, stream => Pin::new(stream).poll_read(cx, buf))
-    }
-}
-
-impl AsyncWrite for Stream {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        either!(self, stream => Pin::new(stream).poll_write(cx, buf))
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        either!(self, stream => Pin::new(stream).poll_write_vectored(cx, bufs))
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        either!(self, stream => Pin::new(stream).poll_flush(cx))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        either!(self, stream => Pin::new(stream).poll_shutdown(cx))
-    }
 }
 
 #[cfg(test)]

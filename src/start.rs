@@ -1,25 +1,24 @@
 //! Starting: what this process is, and what it goes on with.
 
-use std::os::fd::OwnedFd;
+mod sources;
 
 use tokio::sync::{mpsc, oneshot};
 
+use self::sources::{asked, bind, inherit};
 use crate::{
-    address::Address,
     birth::{Birth, birth},
     cluster::{self, Claim, Primary, Role},
     error::{Error, Result},
-    listeners::{Asked, Bound, Name, names},
+    listeners::Asked,
     primary::{
         self, Estate, Event, Events, Image, Origin, Setup, Shared, is_test_binary, program_path,
     },
     running::Running,
-    server::{ClusteredServer, Prepare, Source},
+    server::{ClusteredServer, Prepare},
     service::{AppMaker, ReadyWhen},
     settings::Settings,
     signals,
     single::Single,
-    sockets::Listener,
     worker::{AppSource, Joined},
 };
 
@@ -248,121 +247,6 @@ async fn begin_primary(server: ClusteredServer, mut estate: Option<Estate>) -> R
         signals::restore(&blocked);
     }
     Ok(Part::Primary(Box::new(running(result))))
-}
-
-/// The names of what the program asks for, and the apps behind them.
-fn asked(sources: &[(Source, u16)]) -> Asked {
-    let flat = sources.iter().flat_map(|(source, app)| match source {
-        Source::Addresses(addresses) => addresses
-            .iter()
-            .map(|address| (Some(address), *app))
-            .collect(),
-        Source::Made(_) => vec![(None, *app)],
-    });
-    let (asked, apps): (Vec<_>, Vec<_>) = flat.unzip();
-    names(asked).into_iter().zip(apps).collect()
-}
-
-/// What this program listens on, and what the program before it did and this one does not.
-struct Listeners {
-    here: Vec<Bound>,
-    dropped: Vec<Bound>,
-}
-
-/// What is still to be bound: by address, or by a closure.
-enum Wanted {
-    Address(Address),
-    Made(Box<dyn FnOnce() -> std::io::Result<OwnedFd> + Send>),
-}
-
-impl Wanted {
-    async fn bind(self, backlog: u32) -> Result<Listener> {
-        match self {
-            Self::Address(address) => Listener::bind(&address, backlog).await,
-            Self::Made(make) => {
-                let made = make().map_err(|source| Error::System {
-                    doing: "make the listener in `bind_with`",
-                    source,
-                })?;
-                Listener::ready_made(made)
-            }
-        }
-    }
-}
-
-fn wanted(sources: Vec<(Source, u16)>) -> Vec<(Name, u16, Wanted)> {
-    let asked = asked(&sources);
-    let wanted = sources.into_iter().flat_map(|(source, _)| match source {
-        Source::Addresses(addresses) => addresses.into_iter().map(Wanted::Address).collect(),
-        Source::Made(make) => vec![Wanted::Made(make)],
-    });
-    let named = asked.into_iter().zip(wanted);
-    named
-        .map(|((name, app), wanted)| (name, app, wanted))
-        .collect()
-}
-
-async fn bind(sources: Vec<(Source, u16)>, backlog: u32) -> Result<Listeners> {
-    let mut here = Vec::new();
-    for (number, (name, app, wanted)) in (0..).zip(wanted(sources)) {
-        here.push(Bound {
-            number,
-            name,
-            app,
-            listener: wanted.bind(backlog).await?,
-        });
-    }
-    let dropped = Vec::new();
-    Ok(Listeners { here, dropped })
-}
-
-/// Goes on with the listeners of the program before. One that cannot be had is said and left out: the others have to be served.
-async fn inherit(
-    sources: Vec<(Source, u16)>,
-    backlog: u32,
-    mut left: Vec<(u16, Name, bool, OwnedFd)>,
-) -> Listeners {
-    let mut here = Vec::new();
-    let mut next = left
-        .iter()
-        .map(|&(number, ..)| number + 1)
-        .max()
-        .unwrap_or(0);
-    for (name, app, wanted) in wanted(sources) {
-        let at = left.iter().position(|(_, other, ..)| *other == name);
-        let (number, listener) = match at.map(|at| left.swap_remove(at)) {
-            Some((number, _, has_file, fd)) => (
-                number,
-                Listener::inherited(fd, has_file, name.address())
-                    .map_err(|source| Error::Succession { source }),
-            ),
-            None => {
-                next += 1;
-                (next - 1, wanted.bind(backlog).await)
-            }
-        };
-        match listener {
-            Ok(listener) => here.push(Bound {
-                number,
-                name,
-                app,
-                listener,
-            }),
-            Err(error) => tracing::error!(error = ?error, "an address is not served any more"),
-        }
-    }
-    let mut dropped = Vec::new();
-    for (number, name, has_file, fd) in left {
-        if let Ok(listener) = Listener::inherited(fd, has_file, name.address()) {
-            dropped.push(Bound {
-                number,
-                name,
-                app: 0,
-                listener,
-            });
-        }
-    }
-    Listeners { here, dropped }
 }
 
 fn fill_random(secret: &mut [u8]) -> Result<()> {

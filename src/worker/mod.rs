@@ -2,6 +2,7 @@
 
 mod apps;
 mod doors;
+mod duties;
 mod hub;
 mod inbox;
 mod leaving;

@@ -15,8 +15,8 @@ use tokio::{
 
 use super::{
     App, AppSource, Apps, Hub, Parts, Serving, Worker,
-    doors::{Door, Doors},
-    inbox::take_in,
+    doors::Doors,
+    duties::{beat, read, tell_of_term, write},
     leaving, ports,
     watch::Watch,
 };
@@ -40,9 +40,6 @@ use crate::{
 
 /// How often a worker that gives its connections back looks whether they are still wanted.
 const SECOND_LOOK: Duration = Duration::from_millis(100);
-
-/// How often a worker shows that its runtime turns.
-const HEARTBEAT: Duration = Duration::from_secs(1);
 
 /// How often a worker that can hold no more connections looks whether one has closed.
 const FULL_PAUSE: Duration = Duration::from_millis(10);
@@ -380,70 +377,6 @@ async fn drain(
     }
     // They end as soon as their tasks run; one that blocks its thread is left to the exit.
     let _ = tokio::time::timeout(FULL_PAUSE, finished).await;
-}
-
-async fn write(channel: Arc<Channel>, worker: Worker) {
-    channel.write(worker.outbox()).await;
-}
-
-/// Reads orders and messages until the primary is gone.
-async fn read(channel: Arc<Channel>, worker: Worker, connections: Connections, doors: Arc<Doors>) {
-    let mut buffer = Buffer::new();
-    while let Ok(Some(received)) = channel.receive(&mut buffer).await {
-        let datagram = bytes::Bytes::copy_from_slice(buffer.get(received.len));
-        if let Some(Ok(Frame::Accept(said))) = frames(&datagram).next() {
-            accept(&doors, said, received.fds);
-            continue;
-        }
-        let fds = received.fds.into_iter().map(Arc::new);
-        take_in(&worker, &datagram, fds, |order| match order {
-            Frame::GiveBack(n) => {
-                let told = connections.give_back(n as usize);
-                tracing::debug!(worker = %worker.id(), connections = told, "gives idle connections back");
-            }
-            Frame::Reopen => worker.reopen(),
-            Frame::Leave => worker.leave(),
-            Frame::EndBy(signal) => leaving::end_by(signal),
-            _ => tracing::error!("the primary sent a frame that this version does not know"),
-        });
-    }
-    worker.outbox().close();
-    worker.hub().end();
-    // Nobody is left to work for.
-    worker.leave();
-}
-
-/// Accepts at the listening sockets that came; `said` is the number and the app of each.
-fn accept(doors: &Doors, said: &[u8], fds: Vec<OwnedFd>) {
-    let said: Vec<(u16, u16)> = serde_json::from_slice(said).unwrap_or_default();
-    let given = fds.into_iter().zip(said);
-    let given = given.map(|(listener, (number, app))| Door {
-        listener,
-        number,
-        app,
-    });
-    if let Err(error) = doors.open(given.collect()) {
-        // The primary sees that nobody accepts, and does so itself.
-        tracing::error!(%error, "cannot accept connections");
-    }
-}
-
-/// Beats from inside the runtime: where it does not turn, the worker is of no use, whatever its other threads do.
-async fn beat(worker: Worker) {
-    let mut interval = tokio::time::interval(HEARTBEAT);
-    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        interval.tick().await;
-        worker.row().beat();
-    }
-}
-
-/// A TERM that was sent to this worker: the primary replaces it, or ends too, because it got one itself.
-async fn tell_of_term(mut signals: WorkerSignals, worker: Worker) {
-    loop {
-        signals.term().await;
-        worker.outbox().order(&Frame::Leaving);
-    }
 }
 
 fn spawn(future: impl Future<Output = ()> + Send + 'static) -> AbortHandle {

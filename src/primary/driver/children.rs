@@ -1,16 +1,11 @@
 //! Workers as the loop knows them: started, listening, retired, ended.
 
-use std::{
-    cell::{Cell, RefCell},
-    os::fd::OwnedFd,
-    process::ExitStatus,
-    rc::Rc,
-    sync::Arc,
-};
+use std::{cell::Cell, os::fd::OwnedFd, process::ExitStatus, rc::Rc, sync::Arc};
 
 use rustix::process::Signal;
 use tokio::task::{AbortHandle, JoinHandle, spawn_local};
 
+use super::handbacks::read_handbacks;
 use super::{Driver, shared::give_listeners};
 use crate::{
     birth::Welcome,
@@ -20,19 +15,13 @@ use crate::{
     id::{Generation, Slot, WorkerId},
     ipc::{
         channel::{self, Channel, Consumption},
-        intake::{Batch, CROWDED, Handbacks, IntakeSender},
-        limits,
+        intake::{Handbacks, IntakeSender},
         outbox::Outbox,
     },
     listeners::{Asked, app_of},
     primary::{
-        acceptor::Acceptor,
-        dispatch::{Dispatch, Way},
-        fork::ForkOptions,
-        handle::WorkerHandle,
-        hooks::Event,
-        link::Link,
-        process::Process,
+        acceptor::Acceptor, dispatch::Way, fork::ForkOptions, handle::WorkerHandle, hooks::Event,
+        link::Link, process::Process,
     },
     scoreboard::Row,
     settings::Scheduling,
@@ -40,9 +29,6 @@ use crate::{
 };
 
 const BOOT_TIMEOUT: &str = "it was not ready within the boot timeout";
-
-/// Connections that come back are placed in lots of this size, so that accepting has its turn in between.
-const TOGETHER: usize = 64;
 
 /// What the loop knows of one worker.
 pub(super) struct Child {
@@ -406,47 +392,4 @@ pub(super) fn apps(listeners: &[(Rc<Acceptor>, JoinHandle<()>)], asked: &Asked) 
         apps[number] = app_of(asked, &acceptor.name, acceptor.app);
     }
     apps.into()
-}
-
-/// Reads what a worker gives back, always: a worker that leaves waits for it, and it for nobody.
-async fn read_handbacks(
-    id: WorkerId,
-    handbacks: Rc<Handbacks>,
-    dispatch: Rc<RefCell<Dispatch>>,
-    process: Rc<Process>,
-) {
-    let broken = loop {
-        match handbacks.receive().await {
-            Ok(Some(mut batch)) => {
-                let full = |batch: &Batch| batch.conns.iter().any(|conn| limits::is_full(&conn.fd));
-                // What has come meanwhile shares its datagrams.
-                while batch.conns.len() < TOGETHER
-                    && !full(&batch)
-                    && let Some(more) = handbacks.rest()
-                {
-                    batch.lost += more.lost;
-                    batch.conns.extend(more.conns);
-                }
-                let full = full(&batch);
-                if !dispatch.borrow_mut().take_returned(id, batch) {
-                    break "gave back more than it was given";
-                }
-                while full && dispatch.borrow().waiting() > 0 {
-                    tokio::time::sleep(CROWDED).await;
-                }
-            }
-            Ok(None) => break "shut its intake",
-            Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
-                break "gave back what is no connection";
-            }
-            // A peer that closed with something unread: not the end of what it said.
-            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => {}
-            Err(error) => {
-                tracing::error!(worker = %id, %error, "cannot read what a worker gives back");
-                return;
-            }
-        }
-    };
-    tracing::error!(worker = %id, "{broken}: it is replaced");
-    process.signal(Signal::KILL);
 }

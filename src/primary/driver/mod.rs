@@ -3,7 +3,9 @@
 mod adopt;
 mod children;
 mod ending;
+mod handbacks;
 mod listening;
+mod notes;
 mod rebalance;
 mod recycling;
 mod restarts;
@@ -57,7 +59,7 @@ use crate::{
     schedule::Custom,
     settings::Settings,
     signals::{self, Order, PrimarySignals},
-    supervisor::{self, Action, Input, Note, Policy, Supervisor},
+    supervisor::{self, Action, Input, Policy, Supervisor},
 };
 
 /// How often intakes and heartbeats are looked at. A stuck worker's connections are with another after three of these at the most.
@@ -280,64 +282,6 @@ impl Driver {
             }
         }
         false
-    }
-
-    fn note(&mut self, note: &Note) {
-        match *note {
-            Note::Ready => {
-                let addresses: Vec<_> = self
-                    .shared
-                    .local_addrs
-                    .iter()
-                    .map(ToString::to_string)
-                    .collect();
-                tracing::info!(
-                    workers = self.supervisor.target(),
-                    "listening on {}",
-                    addresses.join(", ")
-                );
-                self.events.send(Event::Ready);
-            }
-            Note::BackOff { slot, delay } => {
-                tracing::warn!(%slot, ?delay, "a worker is started again after a while")
-            }
-            Note::BootTimeout(id) => {
-                tracing::error!(worker = %id, after = ?self.settings.boot_timeout, "was not ready in time: killed");
-                if let Some(child) = self.children.get_mut(&id) {
-                    child.boot_timeout = true;
-                }
-            }
-            Note::Hung(id) => {
-                tracing::error!(worker = %id, after = ?self.settings.hang_timeout, "its heartbeat stopped: aborted")
-            }
-            Note::DeadlinePassed(id) => tracing::warn!(worker = %id, "did not end in time: killed"),
-            Note::Restarted {
-                generation,
-                replaced,
-                took,
-            } => {
-                tracing::info!(%generation, replaced, ?took, "restarted");
-                self.restarted(Restarted {
-                    generation,
-                    replaced,
-                    took,
-                });
-            }
-            Note::RestartAbandoned {
-                generation,
-                slot,
-                id,
-            } => self.restart_abandoned(generation, slot, id),
-            Note::GiveUp { id } => {
-                self.failure = Some(Error::NeverReady {
-                    program: self.images.program.clone(),
-                    status: self.last_death.as_ref().and_then(|death| death.status),
-                    deaths: Policy::default().boot_deaths,
-                    cause: self.cause_of(id),
-                });
-                self.close_listeners();
-            }
-        }
     }
 
     fn saw(&mut self, seen: Seen) {

@@ -1,0 +1,77 @@
+//! A connection that a worker accepted, of whichever kind.
+
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::{sockets, worker::Open};
+
+/// A connection that a [`Listener`] accepted, TCP or unix. `TCP_NODELAY` is set.
+#[derive(Debug)]
+pub struct Stream {
+    pub(super) inner: sockets::Stream,
+    /// Counts it as open; after the connection itself, so that it counts as closed when it is.
+    pub(super) open: Option<Open>,
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}
+
+impl From<sockets::Stream> for Stream {
+    fn from(inner: sockets::Stream) -> Self {
+        Self { inner, open: None }
+    }
+}
+
+impl From<tokio::net::TcpStream> for Stream {
+    fn from(stream: tokio::net::TcpStream) -> Self {
+        sockets::Stream::Tcp(stream).into()
+    }
+}
+
+impl From<tokio::net::UnixStream> for Stream {
+    fn from(stream: tokio::net::UnixStream) -> Self {
+        sockets::Stream::Unix(stream).into()
+    }
+}

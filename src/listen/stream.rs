@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::{sockets, worker::Open};
 
-/// A connection that a [`Listener`] accepted, TCP or unix. `TCP_NODELAY` is set.
+/// A connection that a [`Listener`](super::Listener) accepted, TCP or unix. `TCP_NODELAY` is set.
 #[derive(Debug)]
 pub struct Stream {
     pub(super) inner: sockets::Stream,

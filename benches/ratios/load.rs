@@ -9,16 +9,8 @@ use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
 use socket2::{Domain, Socket, Type};
 
-use crate::{Result, response};
-
-/// What each of the client's connections does.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Traffic {
-    /// One request after the other on a connection that stays open.
-    KeepAlive,
-    /// Connect, one request with `Connection: close`, read to the end of the stream, close.
-    NewConnection,
-}
+use crate::Result;
+use crate::exchange::{Dialogue, Traffic, Wire, would_block};
 
 /// What came of a run.
 #[derive(Debug, Default)]
@@ -58,21 +50,57 @@ pub(crate) struct Load {
     epoll: OwnedFd,
     server: SocketAddrV4,
     traffic: Traffic,
+    /// Of HTTP/1.1, where all are alike.
+    request: Vec<u8>,
     slots: Vec<Option<Connection>>,
+    idle: Vec<TcpStream>,
+    buffer: Box<[u8]>,
     opened: usize,
 }
 
 impl Load {
     pub(crate) fn new(server: SocketAddrV4, traffic: Traffic, connections: usize) -> Result<Self> {
-        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let slots = std::iter::repeat_with(|| None).take(connections).collect();
-        Ok(Self {
-            epoll,
+        let mut load = Self {
+            epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
             server,
+            request: traffic.request(),
             traffic,
             slots,
+            idle: Vec::new(),
+            buffer: vec![0; BUFFER].into(),
             opened: 0,
-        })
+        };
+        for number in 0..load.traffic.idle {
+            let idle = load
+                .idle()
+                .map_err(|error| format!("idle connection {number}: {error}"))?;
+            load.idle.push(idle);
+        }
+        Ok(load)
+    }
+
+    /// A connection that was answered once, and stays open.
+    fn idle(&mut self) -> Result<TcpStream> {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM.cloexec(), None)?;
+        socket.bind(&self.source().into())?;
+        socket.connect(&self.server.into())?;
+        let mut stream = TcpStream::from(socket);
+        stream.set_read_timeout(Some(Duration::from_secs(PATIENCE.tv_sec.unsigned_abs())))?;
+        stream.write_all(&self.request)?;
+        let mut dialogue = self.traffic.dialogue();
+        loop {
+            let n = stream.read(&mut self.buffer)?;
+            if n == 0 {
+                return Err("closed by the server".into());
+            }
+            if dialogue
+                .received(&self.buffer[..n], &self.traffic)?
+                .is_some()
+            {
+                return Ok(stream);
+            }
+        }
     }
 
     /// Requests for so long, then waits for the answers that are still out: nothing is going on before and after.
@@ -107,8 +135,8 @@ impl Load {
             for event in &events {
                 let slot = event.data.u64() as usize;
                 match self.advance(slot) {
-                    Ok(false) => continue,
-                    Ok(true) => tally.answered += 1,
+                    Ok(None) => continue,
+                    Ok(Some(answered)) => tally.answered += answered,
                     Err(failure) => {
                         self.slots[slot] = None;
                         tally.fail(failure);
@@ -127,7 +155,7 @@ impl Load {
     fn begin(&mut self, slot: usize, tally: &mut Tally) -> bool {
         let begun = match &mut self.slots[slot] {
             Some(connection) => connection
-                .send(KEEP_ALIVE)
+                .send(&self.request, self.traffic.path)
                 .and_then(|sent| sent.then_some(()).ok_or(ErrorKind::WriteZero.into())),
             None => self.open(slot),
         };
@@ -136,11 +164,16 @@ impl Load {
             .is_ok()
     }
 
-    fn open(&mut self, slot: usize) -> io::Result<()> {
-        let socket = Socket::new(Domain::IPV4, Type::STREAM.nonblocking().cloexec(), None)?;
+    /// Where the next connection comes from: each address has ephemeral ports of its own.
+    fn source(&mut self) -> SocketAddrV4 {
         let source = Ipv4Addr::new(127, 0, 0, 2 + (self.opened % SOURCES) as u8);
         self.opened += 1;
-        socket.bind(&SocketAddrV4::new(source, 0).into())?;
+        SocketAddrV4::new(source, 0)
+    }
+
+    fn open(&mut self, slot: usize) -> io::Result<()> {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM.nonblocking().cloexec(), None)?;
+        socket.bind(&self.source().into())?;
         match socket.connect(&self.server.into()) {
             Ok(()) => {}
             Err(error) if error.raw_os_error() == Some(Errno::INPROGRESS.raw_os_error()) => {}
@@ -148,13 +181,12 @@ impl Load {
         }
         let mut connection = Connection {
             stream: socket.into(),
-            buffer: [0; BUFFER],
-            filled: 0,
-            complete: false,
+            dialogue: self.traffic.dialogue(),
+            answered: None,
             sent: false,
         };
         // On loopback the connection is established by now, as a rule.
-        connection.sent = connection.send(self.request())?;
+        connection.sent = connection.send(&self.request, self.traffic.path)?;
         let interest = if connection.sent {
             epoll::EventFlags::IN
         } else {
@@ -170,48 +202,47 @@ impl Load {
         Ok(())
     }
 
-    /// Goes on with a connection that is ready. True: its request is answered.
-    fn advance(&mut self, slot: usize) -> std::result::Result<bool, String> {
-        let request = self.request();
+    /// Goes on with a connection that is ready. `Some(n)`: what it had asked is answered, `n` requests.
+    fn advance(&mut self, slot: usize) -> std::result::Result<Option<u64>, String> {
         let connection = self.slots[slot]
             .as_mut()
             .ok_or("an event for no connection")?;
         if !connection.sent {
             connection.sent = connection
-                .send(request)
+                .send(&self.request, self.traffic.path)
                 .map_err(|error| format!("could not connect: {error}"))?;
             if connection.sent {
                 let data = epoll::EventData::new_u64(slot as u64);
                 epoll::modify(&self.epoll, &connection.stream, data, epoll::EventFlags::IN)
                     .map_err(|error| error.to_string())?;
             }
-            return Ok(false);
+            return Ok(None);
         }
-        let ended = connection.receive()?;
-        match self.traffic {
-            Traffic::KeepAlive if ended => {
-                Err("the server closed a keep-alive connection".to_owned())
+        let ended = match connection.stream.read(&mut self.buffer) {
+            Ok(0) => true,
+            Ok(n) => {
+                let answered = connection
+                    .dialogue
+                    .received(&self.buffer[..n], &self.traffic)?;
+                connection.answered = connection.answered.or(answered);
+                false
             }
-            Traffic::KeepAlive if connection.complete => {
-                connection.filled = 0;
-                connection.complete = false;
-                Ok(true)
+            Err(error) if would_block(&error) => false,
+            Err(error) => return Err(error.to_string()),
+        };
+        match self.traffic.wire {
+            Wire::KeepAlive | Wire::Http2 if ended => {
+                Err("the server closed a connection that is to stay".to_owned())
             }
-            Traffic::NewConnection if ended && connection.complete => {
+            Wire::KeepAlive | Wire::Http2 => Ok(connection.answered.take()),
+            Wire::NewConnection if !ended => Ok(None),
+            Wire::NewConnection => {
+                let answered = connection.answered;
                 self.slots[slot] = None; // closes it, which takes it out of the epoll
-                Ok(true)
+                answered
+                    .map(Some)
+                    .ok_or("closed before the answer was complete".to_owned())
             }
-            Traffic::NewConnection if ended => {
-                Err(format!("closed after {} bytes", connection.filled))
-            }
-            _ => Ok(false),
-        }
-    }
-
-    fn request(&self) -> &'static [u8] {
-        match self.traffic {
-            Traffic::KeepAlive => KEEP_ALIVE,
-            Traffic::NewConnection => CLOSE,
         }
     }
 }
@@ -219,45 +250,31 @@ impl Load {
 #[derive(Debug)]
 struct Connection {
     stream: TcpStream,
-    buffer: [u8; BUFFER],
-    filled: usize,
-    complete: bool,
+    dialogue: Dialogue,
+    answered: Option<u64>,
     sent: bool,
 }
 
 impl Connection {
     /// False: not connected yet.
-    fn send(&mut self, request: &[u8]) -> io::Result<bool> {
-        match self.stream.write(request) {
-            Ok(n) if n == request.len() => Ok(true),
+    fn send(&mut self, request: &[u8], path: &str) -> io::Result<bool> {
+        // Connected already, as a rule: of HTTP/2 what could not be sent would be lost.
+        let http2 = match &mut self.dialogue {
+            Dialogue::Http2(http2) => http2.requests(path),
+            Dialogue::Http1 { .. } => Vec::new(),
+        };
+        let bytes = if http2.is_empty() { request } else { &http2 };
+        match self.stream.write(bytes) {
+            Ok(n) if n == bytes.len() => Ok(true),
             Ok(_) => Err(ErrorKind::WriteZero.into()),
-            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(false),
+            Err(error) if would_block(&error) && http2.is_empty() => Ok(false),
             Err(error) => Err(error),
-        }
-    }
-
-    /// One read. True: the stream has ended.
-    fn receive(&mut self) -> std::result::Result<bool, String> {
-        if self.filled == BUFFER {
-            return Err(format!("more than {BUFFER} bytes"));
-        }
-        match self.stream.read(&mut self.buffer[self.filled..]) {
-            Ok(0) => Ok(true),
-            Ok(n) => {
-                self.filled += n;
-                self.complete = response::is_complete(&self.buffer[..self.filled])?;
-                Ok(false)
-            }
-            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(false),
-            Err(error) => Err(format!("after {} bytes: {error}", self.filled)),
         }
     }
 }
 
-const KEEP_ALIVE: &[u8] = b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n";
-const CLOSE: &[u8] = b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n";
-const BUFFER: usize = 1024;
-/// Client addresses, from 127.0.0.2 on: each has ephemeral ports of its own.
+const BUFFER: usize = 128 * 1024;
+/// Client addresses, from 127.0.0.2 on.
 const SOURCES: usize = 8;
 const PATIENCE: Timespec = Timespec {
     tv_sec: 5,

@@ -1,7 +1,7 @@
 //! What a request costs here, beside its peers, as ratios in one run.
 //!
 //! ```sh
-//! cargo bench --bench ratios                                    # everything, about four minutes
+//! cargo bench --bench ratios -- --all                           # everything, about a quarter of an hour
 //! cargo bench --bench ratios -- --only new-connection --rounds 9
 //! ```
 //!
@@ -14,18 +14,25 @@
 //! Before a ratio near 1 is believed, look at its spread and at what other programs used of the machine meanwhile.
 //!
 //! - `options`: the command line
-//! - `workloads`: which servers, which traffic, which ratios, which targets
+//! - `workloads`: which servers (`recipes`), which traffic (`exchange`), which ratios, which targets
 //! - `rounds`: the measurement
 //! - `server`: starts and stops a server, knows its processes; `output`: what it prints
-//! - `peers`: the servers that are this very binary, started again: `axum::serve`, and (`canned`) a bare epoll loop
+//! - `peers`: the servers that are this very binary, started again: `axum::serve`, this crate with the same `app`, and
+//!   (`canned`) a bare epoll loop; `installed`: those of the bench `peers`; actix-web is a package of its own, `benches/actix`
 //! - `load`: the client; `response`: what counts as an answer; `probe`: when does a server answer?
 //! - `boot`, `memory`: the two measurements that are not about requests
-//! - `procfs`, `table`: reading numbers, printing them
+//! - `procfs`, `table`, `report`, `chart`: reading numbers, printing and drawing them
 
 #![allow(clippy::print_stdout, reason = "printing is what this program is for")]
 
+mod app;
 mod boot;
 mod canned;
+mod chart;
+mod exchange;
+#[allow(dead_code, reason = "the other bench's own: it uses more of it")]
+#[path = "../peers/servers.rs"]
+mod installed;
 mod load;
 mod memory;
 mod options;
@@ -33,6 +40,8 @@ mod output;
 mod peers;
 mod probe;
 mod procfs;
+mod recipes;
+mod report;
 mod response;
 mod rounds;
 mod server;
@@ -41,10 +50,14 @@ mod workloads;
 
 use std::error::Error;
 use std::ffi::OsString;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
 use crate::options::Options;
+use crate::report::Report;
 use crate::server::Programs;
 use crate::table::Table;
 
@@ -75,24 +88,70 @@ fn bench(arguments: &[OsString]) -> Result<()> {
         other: options.other.clone(),
         examples: examples(options.server.is_none())?,
         node: node_version().is_some(),
+        actix: actix(),
+        installed: options.installed.clone(),
+        scratch: scratch()?,
     };
-    let hello = workloads::hello(2).program;
+    let done = measure(&programs, &options);
+    fs::remove_dir_all(&programs.scratch)?;
+    done
+}
+
+fn measure(programs: &Programs, options: &Options) -> Result<()> {
+    let hello = recipes::hello(2).program;
     if !programs.has(&hello) {
         return Err(format!("there is no program for {hello:?}").into());
     }
-    print_machine(&options);
-    for workload in workloads::all(&programs, &options.servers) {
+    raise_limit()?;
+    let mut report = Report::default();
+    say_machine(options, programs, &mut report);
+    for workload in workloads::all(programs, options) {
         if options.wants(workload.key) {
-            rounds::measure(&workload, &programs, &options)?;
+            rounds::measure(&workload, programs, options, &mut report)?;
         }
     }
     if options.wants(memory::KEY) {
-        memory::measure(&programs)?;
+        memory::measure(programs, &mut report)?;
     }
     if options.wants(boot::KEY) {
-        boot::measure(&programs, &options)?;
+        boot::measure(programs, options, &mut report)?;
     }
-    Ok(())
+    report.say_overview();
+    match &options.publish {
+        Some(folder) => report.publish(folder),
+        None => Ok(()),
+    }
+}
+
+/// As many descriptors as allowed: for idle connections, here and in the servers, which inherit it.
+fn raise_limit() -> Result<()> {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    Ok(setrlimit(Resource::Nofile, raised)?)
+}
+
+/// A folder for files of servers that want some.
+fn scratch() -> Result<PathBuf> {
+    let folder = std::env::temp_dir().join(format!("ratios-{}", std::process::id()));
+    fs::create_dir(&folder)?;
+    Ok(folder)
+}
+
+/// Builds the peer that needs libraries of its own; without a network it is left out.
+fn actix() -> Option<PathBuf> {
+    let executable = std::env::current_exe().ok()?;
+    let target = executable.ancestors().nth(3)?.join("actix");
+    let built = Command::new(env!("CARGO"))
+        .args(["build", "--release", "--quiet", "--locked", "--target-dir"])
+        .arg(&target)
+        .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/actix"))
+        .status();
+    built
+        .is_ok_and(|status| status.success())
+        .then(|| target.join("release/actix-peer"))
 }
 
 /// The folder with the examples. They are built if so wished, optimised as this binary is.
@@ -133,7 +192,7 @@ fn examples(build: bool) -> Result<PathBuf> {
 
 const EXAMPLES: [&str; 3] = ["hello", "request_count", "playground"];
 
-fn print_machine(options: &Options) {
+fn say_machine(options: &Options, programs: &Programs, report: &mut Report) {
     let mut facts = Table::new(["machine", ""]);
     facts.row(["CPU".to_owned(), procfs::cpu_model()]);
     facts.row([
@@ -149,8 +208,15 @@ fn print_machine(options: &Options) {
         "node".to_owned(),
         node_version().unwrap_or_else(|| "not on PATH: skipped".to_owned()),
     ]);
+    for name in ["nginx", "granian", "gunicorn"] {
+        let version = programs.version(name);
+        facts.row([
+            name.to_owned(),
+            version.unwrap_or_else(|| "not there: skipped".to_owned()),
+        ]);
+    }
     facts.row(["settings".to_owned(), options.to_string()]);
-    println!("# Ratios\n\n{facts}");
+    report.say(format_args!("# Ratios\n\n{facts}"));
 }
 
 fn node_version() -> Option<String> {

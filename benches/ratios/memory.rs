@@ -4,18 +4,19 @@ use std::io::{Read, Write};
 use std::net::{SocketAddrV4, TcpStream};
 use std::time::Duration;
 
+use crate::report::Report;
 use crate::server::{Programs, Server};
 use crate::table::Table;
-use crate::{Result, procfs, response, workloads};
+use crate::{Result, procfs, recipes, response};
 
 pub(crate) const KEY: &str = "memory";
 
-pub(crate) fn measure(programs: &Programs) -> Result<()> {
-    println!(
+pub(crate) fn measure(programs: &Programs, report: &mut Report) -> Result<()> {
+    report.say(format_args!(
         "\n## Memory\n\nProportional set size (`smaps_rollup`) of all processes, idle after {WARM_UP} requests on a connection each.\n"
-    );
+    ));
     let mut table = Table::new(["server", "all, MiB", "primary", "workers", "target", ""]);
-    for recipe in [workloads::hello(2), workloads::node_round_robin()] {
+    for recipe in [recipes::hello(2), recipes::node_round_robin()] {
         if !programs.has(&recipe.program) {
             continue;
         }
@@ -55,7 +56,7 @@ pub(crate) fn measure(programs: &Programs) -> Result<()> {
             met.to_owned(),
         ]);
     }
-    println!("{table}");
+    report.say(&table);
     Ok(())
 }
 
@@ -65,7 +66,7 @@ fn request(address: SocketAddrV4) -> Result<()> {
     stream.write_all(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer)?;
-    if response::is_complete(&answer)? {
+    if response::is_complete(&answer, response::HELLO)? {
         Ok(())
     } else {
         Err("half an answer".into())

@@ -10,10 +10,14 @@ use crate::Result;
 pub(crate) const USAGE: &str = "\
 cargo bench --bench ratios -- [options]
 
-  --only PART        keep-alive, new-connection, messages, memory or boot; several with commas
+  --all              every part: about a quarter of an hour
+  --only PART        keep-alive, new-connection, json, body, echo, http2, routes, messages, idle, memory or boot; several with commas
   --rounds N         rounds, in each of which every server is measured once (5)
   --seconds S        length of one measurement (2)
   --connections N    connections of the client at the same time (64)
+  --idle N           idle connections of the part `idle` (10000)
+  --installed DIR    where granian and gunicorn were installed, if not on PATH
+  --publish DIR      write performance.md and performance.svg there
   --boots N          starts measured by `boot` (20)
   --server PATH      a program in place of the example `hello`
   --other PATH       another build of `hello`, measured beside it
@@ -26,6 +30,9 @@ pub(crate) struct Options {
     pub(crate) measurement: Duration,
     pub(crate) connections: usize,
     pub(crate) boots: usize,
+    pub(crate) idle: usize,
+    pub(crate) installed: Option<PathBuf>,
+    pub(crate) publish: Option<PathBuf>,
     pub(crate) server: Option<PathBuf>,
     pub(crate) other: Option<PathBuf>,
     pub(crate) servers: Vec<String>,
@@ -40,6 +47,9 @@ impl Options {
             measurement: Duration::from_secs(2),
             connections: 64,
             boots: 20,
+            idle: 10_000,
+            installed: None,
+            publish: None,
             server: None,
             other: None,
             servers: Vec::new(),
@@ -65,6 +75,10 @@ impl Options {
                     options.measurement = Duration::try_from_secs_f64(value()?.parse()?)?
                 }
                 "--connections" => options.connections = value()?.parse()?,
+                "--all" => {}
+                "--idle" => options.idle = value()?.parse()?,
+                "--installed" => options.installed = Some(std::path::absolute(value()?)?),
+                "--publish" => options.publish = Some(std::path::absolute(value()?)?),
                 "--boots" => options.boots = value()?.parse()?,
                 "--server" => options.server = Some(std::path::absolute(value()?)?),
                 "--other" => options.other = Some(std::path::absolute(value()?)?),
@@ -85,9 +99,13 @@ impl Options {
         if let Some(unknown) = options
             .only
             .iter()
-            .find(|part| !PARTS.contains(&part.as_str()))
+            .find(|part| !parts().any(|known| known == part.as_str()))
         {
-            return Err(format!("--only {unknown}: there are {}", PARTS.join(", ")).into());
+            return Err(format!(
+                "--only {unknown}: there are {}",
+                parts().collect::<Vec<_>>().join(", ")
+            )
+            .into());
         }
         Ok(Some(options))
     }
@@ -116,10 +134,7 @@ impl fmt::Display for Options {
     }
 }
 
-const PARTS: [&str; 5] = [
-    crate::workloads::KEEP_ALIVE,
-    crate::workloads::NEW_CONNECTION,
-    crate::workloads::MESSAGES,
-    crate::memory::KEY,
-    crate::boot::KEY,
-];
+fn parts() -> impl Iterator<Item = &'static str> {
+    let others = [crate::memory::KEY, crate::boot::KEY];
+    crate::workloads::KEYS.into_iter().chain(others)
+}

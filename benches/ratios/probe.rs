@@ -108,7 +108,7 @@ impl Attempt {
             Err(error) if error.kind() == ErrorKind::WouldBlock => return State::Waiting,
             Err(_) => return State::Lost,
         }
-        match response::is_complete(&self.read) {
+        match response::is_complete(&self.read, response::HELLO) {
             Ok(true) => State::Answered,
             Ok(false) => State::Waiting,
             Err(answer) => State::Wrong(answer),

@@ -1,7 +1,7 @@
-//! What the client takes for an answer.
+//! What the client takes for an answer over HTTP/1.1.
 
-/// Is this the whole answer? Anything but `200` with the body `hello world` is an error.
-pub(crate) fn is_complete(bytes: &[u8]) -> Result<bool, String> {
+/// Is this the whole answer? Anything but `200` with this body is an error.
+pub(crate) fn is_complete(bytes: &[u8], expected: &[u8]) -> Result<bool, String> {
     let Some(head) = bytes
         .windows(4)
         .position(|four| four == b"\r\n\r\n")
@@ -18,8 +18,9 @@ pub(crate) fn is_complete(bytes: &[u8]) -> Result<bool, String> {
     if body.len() < length {
         return Ok(false);
     }
-    if body.len() > length || body.trim_ascii_end() != BODY {
-        return Err(format!("not the body: {}", body.escape_ascii()));
+    if body.len() > length || body.trim_ascii_end() != expected {
+        let beginning = &body[..body.len().min(200)];
+        return Err(format!("not the body: {}", beginning.escape_ascii()));
     }
     Ok(true)
 }
@@ -33,5 +34,6 @@ fn content_length(head: &[u8]) -> Option<usize> {
     std::str::from_utf8(value).ok()?.trim().parse().ok()
 }
 
+/// The answer to `GET /` of every server.
+pub(crate) const HELLO: &[u8] = b"hello world";
 const NAME: &[u8] = b"content-length:";
-const BODY: &[u8] = b"hello world";

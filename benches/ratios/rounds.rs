@@ -6,12 +6,18 @@ use crate::Result;
 use crate::load::Load;
 use crate::options::Options;
 use crate::procfs::{self, CpuTimes};
+use crate::report::{Figure, Report};
 use crate::server::{Programs, Recipe, Server};
 use crate::table::{Series, Table};
 use crate::workloads::Workload;
 
 /// Measures all servers of a workload in every round, and prints what was found.
-pub(crate) fn measure(workload: &Workload, programs: &Programs, options: &Options) -> Result<()> {
+pub(crate) fn measure(
+    workload: &Workload,
+    programs: &Programs,
+    options: &Options,
+    report: &mut Report,
+) -> Result<()> {
     let mut cost = vec![Series::default(); workload.servers.len()];
     let mut rate = vec![Series::default(); workload.servers.len()];
     let mut others = Series::default();
@@ -33,12 +39,21 @@ pub(crate) fn measure(workload: &Workload, programs: &Programs, options: &Option
         }
         others.push(round.others);
     }
-    print(workload, &cost, &rate, &others);
+    print(workload, &cost, &rate, &others, report);
     Ok(())
 }
 
-fn print(workload: &Workload, cost: &[Series], rate: &[Series], others: &Series) {
-    println!("\n## {}\n\n{}\n", workload.title, workload.note);
+fn print(
+    workload: &Workload,
+    cost: &[Series],
+    rate: &[Series],
+    others: &Series,
+    report: &mut Report,
+) {
+    report.say(format_args!(
+        "\n## {}\n\n{}\n",
+        workload.title, workload.note
+    ));
     let mut figures = Table::new([
         "server",
         "CPU µs a request",
@@ -46,6 +61,11 @@ fn print(workload: &Workload, cost: &[Series], rate: &[Series], others: &Series)
         "requests a second",
     ]);
     for (which, recipe) in workload.servers.iter().enumerate() {
+        report.figure(Figure {
+            workload: workload.key,
+            server: recipe.name,
+            cost_us: cost[which].median(),
+        });
         figures.row([
             recipe.name.to_owned(),
             format!("{:.2}", cost[which].median()),
@@ -53,9 +73,16 @@ fn print(workload: &Workload, cost: &[Series], rate: &[Series], others: &Series)
             format!("{:.0}", rate[which].median()),
         ]);
     }
-    println!("{figures}");
+    report.say(&figures);
 
-    let mut ratios = Table::new(["CPU a request", "ratio", "min to max", "target", ""]);
+    let mut ratios = Table::new([
+        "CPU a request",
+        "ratio",
+        "95 % interval",
+        "min to max",
+        "target",
+        "",
+    ]);
     for comparison in &workload.comparisons {
         let place = |name| {
             workload
@@ -67,16 +94,16 @@ fn print(workload: &Workload, cost: &[Series], rate: &[Series], others: &Series)
             ratios.ratio(comparison, &cost[of].per_round(&cost[against]));
         }
     }
-    println!("{ratios}");
-    println!(
+    report.say(&ratios);
+    report.say(format_args!(
         "Other programs used {} % of the machine meanwhile.",
         others.spread()
-    );
+    ));
     if !workload.skipped.is_empty() {
-        println!(
+        report.say(format_args!(
             "Skipped, program not there: {}.",
             workload.skipped.join("; ")
-        );
+        ));
     }
 }
 
@@ -185,7 +212,11 @@ impl Contender {
         options: &Options,
     ) -> Result<Self> {
         let server = Server::start(recipe, programs)?;
-        let mut load = Load::new(server.address(), workload.traffic, options.connections)?;
+        let mut load = Load::new(
+            server.address(),
+            workload.traffic.clone(),
+            options.connections,
+        )?;
         load.run(WARM_UP)?.without_failures()?;
         let processes = server.processes();
         Ok(Self {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::installed::{PEERS, Place};
 use crate::output::Output;
 use crate::{Result, peers, probe, procfs};
 
@@ -22,6 +23,12 @@ pub(crate) struct Programs {
     pub(crate) other: Option<PathBuf>,
     /// Is there a `node` on PATH?
     pub(crate) node: bool,
+    /// The program in `benches/actix`, if it could be built.
+    pub(crate) actix: Option<PathBuf>,
+    /// Where others were installed that are not on PATH.
+    pub(crate) installed: Option<PathBuf>,
+    /// For their files, removed at the end.
+    pub(crate) scratch: PathBuf,
 }
 
 impl Programs {
@@ -29,8 +36,26 @@ impl Programs {
         match program {
             Program::Example { name: OTHER, .. } => self.other.is_some(),
             Program::Example { name, .. } => self.example(name).exists(),
-            Program::Peer(_) => true,
+            Program::Peer(_) | Program::Cluster(_) => true,
+            Program::Actix => self.actix.is_some(),
+            Program::Installed(name) => self.version(name).is_some(),
             Program::Node { .. } => self.node,
+        }
+    }
+
+    /// Of a server of the bench `peers`; `None`: it is not there.
+    pub(crate) fn version(&self, name: &str) -> Option<String> {
+        let peer = PEERS.iter().find(|peer| peer.name.starts_with(name))?;
+        peer.version(&self.place(0))
+    }
+
+    fn place(&self, port: u16) -> Place {
+        Place {
+            sources: concat!(env!("CARGO_MANIFEST_DIR"), "/benches/peers").into(),
+            installed: self.installed.clone(),
+            scratch: self.scratch.clone(),
+            hello: self.example("hello"),
+            port,
         }
     }
 
@@ -66,11 +91,18 @@ pub(crate) enum Program {
     },
     /// This binary again; see `peers`.
     Peer(&'static str),
+    /// This crate in this binary, started again.
+    Cluster(&'static str),
+    /// `benches/actix`.
+    Actix,
+    /// One of those of the bench `peers`.
+    Installed(&'static str),
     /// `node_cluster.js`.
     Node {
         workers: usize,
         policy: &'static str,
-        notify: bool,
+        /// A variable that is set.
+        switch: &'static str,
     },
 }
 
@@ -153,7 +185,11 @@ impl Server {
                 }
             };
         }
-        let answered = probe::until_answered(self.address, BOOT_TIMEOUT, alive)?;
+        let answered = if recipe.program.speaks_http1() {
+            probe::until_answered(self.address, BOOT_TIMEOUT, alive)?
+        } else {
+            Instant::now()
+        };
         self.boot = answered - started;
         while self.processes().len() != recipe.processes {
             if started.elapsed() > BOOT_TIMEOUT {
@@ -241,13 +277,24 @@ enum Guard {
 }
 
 impl Program {
+    /// Node has either or, without TLS.
+    fn speaks_http1(&self) -> bool {
+        !matches!(
+            self,
+            Self::Node {
+                switch: "HTTP2",
+                ..
+            }
+        )
+    }
+
     fn prints_address(&self) -> bool {
         !matches!(
             self,
             Self::Example {
                 name: "hello" | OTHER,
                 ..
-            }
+            } | Self::Installed(_)
         )
     }
 }
@@ -265,8 +312,12 @@ fn command(
     );
     let argv: Vec<PathBuf> = match program {
         Program::Example { name, .. } => vec![programs.example(name)],
-        Program::Peer(name) => vec![myself.clone(), peers::ARGUMENT.into(), name.into()],
+        Program::Peer(name) | Program::Cluster(name) => {
+            vec![myself.clone(), peers::ARGUMENT.into(), name.into()]
+        }
+        Program::Actix => vec![programs.actix.clone().ok_or("actix-web was not built")?],
         Program::Node { .. } => vec!["node".into(), script.into()],
+        Program::Installed(name) => return installed(name, programs, address),
     };
     let mut command = match guard {
         Guard::EndsWithThisProcess => {
@@ -301,17 +352,41 @@ fn command(
                 .env("ADDR", address.to_string())
                 .env("AXUM_CLUSTER_WORKERS", workers.to_string());
         }
-        Program::Peer(_) => {}
+        Program::Peer(_) | Program::Cluster(_) | Program::Actix | Program::Installed(_) => {}
         Program::Node {
             workers,
             policy,
-            notify,
+            switch,
         } => {
             command
                 .env("WORKERS", workers.to_string())
-                .env("POLICY", policy)
-                .env("NOTIFY", if *notify { "1" } else { "" });
+                .env("POLICY", policy);
+            if !switch.is_empty() {
+                command.env(switch, "1");
+            }
         }
+    }
+    Ok(command)
+}
+
+/// A server of the bench `peers`, with the settings that it has there.
+fn installed(name: &str, programs: &Programs, address: SocketAddrV4) -> Result<Command> {
+    let peer = PEERS.iter().find(|peer| peer.name.starts_with(name));
+    let peer = peer.ok_or("no such peer")?;
+    let inner = peer.command(&programs.place(address.port()))?;
+    let mut command = Command::new(std::env::current_exe()?);
+    command
+        .args([peers::ARGUMENT, peers::BECOME])
+        .arg(inner.get_program())
+        .args(inner.get_args());
+    for (key, value) in inner.get_envs() {
+        match value {
+            Some(value) => command.env(key, value),
+            None => command.env_remove(key),
+        };
+    }
+    if let Some(directory) = inner.get_current_dir() {
+        command.current_dir(directory);
     }
     Ok(command)
 }

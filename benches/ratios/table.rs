@@ -45,6 +45,25 @@ impl Series {
         )
     }
 
+    /// Where the median of all rounds that could have been lies, by the order of those that were: with at least 95 % of
+    /// certainty, whatever their distribution.
+    pub(crate) fn interval(&self) -> String {
+        let mut sorted = self.0.clone();
+        sorted.sort_unstable_by(f64::total_cmp);
+        let n = sorted.len();
+        // The largest rank at which no more than 2.5 % of binomial(n, 1/2) lie below.
+        let (mut probability, mut below, mut rank) = (0.5_f64.powi(n as i32), 0.0, 0);
+        while below + probability <= 0.025 {
+            below += probability;
+            probability *= (n - rank) as f64 / (rank + 1) as f64;
+            rank += 1;
+        }
+        if rank == 0 {
+            return String::new();
+        }
+        format!("{:.2} to {:.2}", sorted[rank - 1], sorted[n - rank])
+    }
+
     pub(crate) fn spread(&self) -> String {
         format!(
             "{:.1} ({:.1} to {:.1})",
@@ -60,30 +79,13 @@ impl Series {
 pub(crate) struct Comparison {
     pub(crate) of: &'static str,
     pub(crate) against: &'static str,
-    target: Option<Target>,
+    pub(crate) target: Option<Target>,
 }
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Target {
     AtMost(f64),
     AtLeast(f64),
-}
-
-impl Comparison {
-    pub(crate) fn new(of: &'static str, against: &'static str) -> Self {
-        Self {
-            of,
-            against,
-            target: None,
-        }
-    }
-
-    pub(crate) fn target(self, target: Target) -> Self {
-        Self {
-            target: Some(target),
-            ..self
-        }
-    }
 }
 
 impl Target {
@@ -106,23 +108,22 @@ impl fmt::Display for Target {
 
 /// A Markdown table whose columns line up. The first is aligned left, the others right.
 #[derive(Debug)]
-pub(crate) struct Table<const N: usize> {
-    rows: Vec<[String; N]>,
+pub(crate) struct Table {
+    rows: Vec<Vec<String>>,
 }
 
-impl<const N: usize> Table<N> {
-    pub(crate) fn new(head: [&str; N]) -> Self {
-        Self {
-            rows: vec![head.map(str::to_owned)],
-        }
+impl Table {
+    pub(crate) fn new<S: Into<String>>(head: impl IntoIterator<Item = S>) -> Self {
+        let mut table = Self { rows: Vec::new() };
+        table.row(head);
+        table
     }
 
-    pub(crate) fn row(&mut self, row: [String; N]) {
-        self.rows.push(row);
+    /// As many cells as the head has.
+    pub(crate) fn row<S: Into<String>>(&mut self, row: impl IntoIterator<Item = S>) {
+        self.rows.push(row.into_iter().map(Into::into).collect());
     }
-}
 
-impl Table<5> {
     /// A row of the table of ratios.
     pub(crate) fn ratio(&mut self, comparison: &Comparison, ratios: &Series) {
         let median = ratios.median();
@@ -133,24 +134,24 @@ impl Table<5> {
                 "**missed**"
             }
         });
+        let target = comparison.target.map(|target| target.to_string());
         self.row([
             format!("{} / {}", comparison.of, comparison.against),
             format!("{median:.2}"),
+            ratios.interval(),
             format!("{:.2} to {:.2}", ratios.min(), ratios.max()),
-            comparison
-                .target
-                .map_or_else(String::new, |target| target.to_string()),
+            target.unwrap_or_default(),
             met.to_owned(),
         ]);
     }
 }
 
-impl<const N: usize> fmt::Display for Table<N> {
+impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let width = |column: usize| {
-            self.rows
-                .iter()
-                .map(|row| row[column].chars().count())
+            let cells = self.rows.iter().filter_map(|row| row.get(column));
+            cells
+                .map(|cell| cell.chars().count())
                 .max()
                 .unwrap_or(0)
                 .max(3)
@@ -159,19 +160,19 @@ impl<const N: usize> fmt::Display for Table<N> {
             for (column, cell) in row.iter().enumerate() {
                 let width = width(column);
                 if column == 0 {
-                    write!(f, "| {cell:<width$} |")?
+                    write!(f, "| {cell:<width$} |")?;
                 } else {
-                    write!(f, " {cell:>width$} |")?
+                    write!(f, " {cell:>width$} |")?;
                 }
             }
             writeln!(f)?;
             if index == 0 {
-                for column in 0..N {
+                for column in 0..row.len() {
                     let dashes = "-".repeat(width(column) - 1);
                     if column == 0 {
-                        write!(f, "| {dashes}- |")?
+                        write!(f, "| {dashes}- |")?;
                     } else {
-                        write!(f, " {dashes}: |")?
+                        write!(f, " {dashes}: |")?;
                     }
                 }
                 writeln!(f)?;

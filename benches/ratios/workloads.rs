@@ -1,19 +1,34 @@
 //! The workloads: which servers, which traffic, which ratios, and the targets of the project.
 
-use crate::load::Traffic;
-use crate::server::{OTHER, Program, Programs, Recipe};
+use crate::app;
+use crate::exchange::{Traffic, Wire};
+use crate::options::Options;
+use crate::recipes::{
+    actix, axum_current, axum_http2, axum_many_routes, axum_multi, cluster, cluster_many_routes,
+    cluster_notices, epoll, granian, gunicorn, hello, hello_shared, nginx, node_http2, node_notify,
+    node_round_robin, node_shared, other, request_count,
+};
+use crate::server::{Programs, Recipe};
 use crate::table::{Comparison, Target};
 
-pub(crate) const KEEP_ALIVE: &str = "keep-alive";
-pub(crate) const NEW_CONNECTION: &str = "new-connection";
-pub(crate) const MESSAGES: &str = "messages";
+pub(crate) const KEYS: [&str; 9] = [
+    "keep-alive",
+    "new-connection",
+    "json",
+    "body",
+    "echo",
+    "http2",
+    "routes",
+    "messages",
+    "idle",
+];
 
 /// One kind of traffic, sent to several servers in turn.
 #[derive(Debug)]
 pub(crate) struct Workload {
     pub(crate) key: &'static str,
     pub(crate) title: &'static str,
-    pub(crate) note: &'static str,
+    pub(crate) note: String,
     pub(crate) traffic: Traffic,
     pub(crate) servers: Vec<Recipe>,
     pub(crate) comparisons: Vec<Comparison>,
@@ -22,8 +37,19 @@ pub(crate) struct Workload {
 }
 
 /// Every workload, without the servers whose program is not there.
-pub(crate) fn all(programs: &Programs, only: &[String]) -> Vec<Workload> {
-    let mut all = vec![keep_alive(), new_connection(), messages()];
+pub(crate) fn all(programs: &Programs, options: &Options) -> Vec<Workload> {
+    let mut all = vec![
+        keep_alive(),
+        new_connection(),
+        json(),
+        body(),
+        echo(),
+        http2(),
+        routes(),
+        messages(),
+        idle(options.idle),
+    ];
+    let only = &options.servers;
     for workload in &mut all {
         let named = |recipe: &Recipe| only.iter().any(|text| recipe.name.contains(text.as_str()));
         if !only.is_empty() {
@@ -38,222 +64,161 @@ pub(crate) fn all(programs: &Programs, only: &[String]) -> Vec<Workload> {
     all
 }
 
-fn keep_alive() -> Workload {
+fn workload(key: &'static str, title: &'static str, note: &str, traffic: Traffic) -> Workload {
     Workload {
-        key: KEEP_ALIVE,
-        title: "Keep-alive GET",
-        note: "One request after the other on connections that stay open. axum-cluster counts every request.",
-        traffic: Traffic::KeepAlive,
-        servers: vec![
-            hello(1),
-            hello(2),
-            axum_current(),
-            axum_multi(),
-            epoll(),
-            node_round_robin(),
-        ],
-        comparisons: vec![
-            Comparison::new(hello(1).name, axum_current().name).target(Target::AtMost(1.05)),
-            Comparison::new(hello(2).name, axum_multi().name),
-            Comparison::new(hello(1).name, epoll().name),
-            Comparison::new(node_round_robin().name, hello(2).name),
-        ],
+        key,
+        title,
+        note: note.to_owned(),
+        traffic,
+        servers: Vec::new(),
+        comparisons: Vec::new(),
         skipped: Vec::new(),
     }
+}
+
+impl Workload {
+    fn servers(mut self, servers: impl IntoIterator<Item = Recipe>) -> Self {
+        self.servers.extend(servers);
+        self
+    }
+
+    /// Shows the cost of the one as a multiple of the other's.
+    fn ratio(mut self, of: &Recipe, against: &Recipe, target: Option<Target>) -> Self {
+        self.comparisons.push(Comparison {
+            of: of.name,
+            against: against.name,
+            target,
+        });
+        self
+    }
+
+    /// Beside `axum::serve`, actix-web and Node, with the app that has a route for it.
+    fn beside_others(self, axum: Recipe, node: Recipe) -> Self {
+        self.ratio(&cluster(), &axum, None)
+            .ratio(&cluster(), &actix(), None)
+            .ratio(&node, &cluster(), None)
+            .servers([cluster(), axum, actix(), node])
+    }
+}
+
+fn keep_alive() -> Workload {
+    workload(
+        "keep-alive",
+        "Keep-alive GET",
+        "One request after the other on connections that stay open. axum-cluster counts every request.",
+        Traffic::hello(Wire::KeepAlive),
+    )
+    .servers([hello(1), hello(2), axum_current(), axum_multi(), actix(), epoll()])
+    .servers([nginx(), node_round_robin(), granian(), gunicorn()])
+    .ratio(&hello(1), &axum_current(), Some(Target::AtMost(1.02)))
+    .ratio(&hello(1), &epoll(), Some(Target::AtMost(1.20)))
+    .ratio(&axum_current(), &epoll(), None)
+    .ratio(&hello(2), &axum_multi(), None)
+    .ratio(&hello(2), &actix(), None)
+    .ratio(&node_round_robin(), &hello(2), Some(Target::AtLeast(2.0)))
 }
 
 fn new_connection() -> Workload {
-    Workload {
-        key: NEW_CONNECTION,
-        title: "New connection a request",
-        note: "Connect, GET with `Connection: close`, read to the end of the stream, close (no SO_LINGER: the server closes \
-               first and keeps the TIME_WAIT). Client addresses 127.0.0.2 to 127.0.0.9.",
-        traffic: Traffic::NewConnection,
-        servers: vec![
-            hello(2),
-            other(2),
-            hello_shared(2),
-            axum_multi(),
-            axum_current(),
-            epoll(),
-            node_round_robin(),
-            node_shared(),
-        ],
-        comparisons: vec![
-            Comparison::new(hello(2).name, axum_multi().name).target(Target::AtMost(1.15)),
-            Comparison::new(hello_shared(2).name, axum_multi().name).target(Target::AtMost(0.85)),
-            Comparison::new(hello(2).name, other(2).name),
-            Comparison::new(node_round_robin().name, hello(2).name).target(Target::AtLeast(4.0)),
-            Comparison::new(node_shared().name, hello(2).name),
-            Comparison::new(node_shared().name, hello_shared(2).name).target(Target::AtLeast(2.0)),
-            Comparison::new(hello(2).name, axum_current().name),
-            Comparison::new(hello(2).name, epoll().name),
-        ],
-        skipped: Vec::new(),
-    }
+    workload(
+        "new-connection",
+        "New connection a request",
+        "Connect, GET with `Connection: close`, read to the end of the stream, close (no SO_LINGER: the server closes \
+         first and keeps the TIME_WAIT). Client addresses 127.0.0.2 to 127.0.0.9.",
+        Traffic::hello(Wire::NewConnection),
+    )
+    .servers([hello(2), other(), hello_shared(), axum_multi(), axum_current()])
+    .servers([actix(), epoll(), nginx(), node_round_robin(), node_shared()])
+    .servers([granian(), gunicorn()])
+    .ratio(&hello(2), &axum_multi(), Some(Target::AtMost(1.0)))
+    .ratio(&hello_shared(), &axum_multi(), Some(Target::AtMost(0.85)))
+    .ratio(&hello(2), &other(), None)
+    .ratio(&node_round_robin(), &hello(2), Some(Target::AtLeast(4.0)))
+    .ratio(&node_shared(), &hello_shared(), Some(Target::AtLeast(2.0)))
+    .ratio(&hello(2), &axum_current(), None)
+    .ratio(&hello(2), &actix(), None)
+    .ratio(&hello(2), &epoll(), None)
+}
+
+fn json() -> Workload {
+    workload(
+        "json",
+        "1 KiB of JSON",
+        "Keep-alive GET of fifteen objects, serialized for each request.",
+        Traffic::get(Wire::KeepAlive, app::JSON, &app::json()),
+    )
+    .beside_others(axum_multi(), node_round_robin())
+}
+
+fn body() -> Workload {
+    workload(
+        "body",
+        "64 KiB body",
+        "Keep-alive GET of 64 KiB that stand in memory.",
+        Traffic::get(Wire::KeepAlive, app::BODY, &app::LARGE),
+    )
+    .beside_others(axum_multi(), node_round_robin())
+}
+
+fn echo() -> Workload {
+    workload(
+        "echo",
+        "POST, echoed",
+        "Keep-alive POST of 4 KiB, which come back.",
+        Traffic::echo(Wire::KeepAlive, app::ECHO, vec![b'e'; 4096]),
+    )
+    .beside_others(axum_multi(), node_round_robin())
+}
+
+fn http2() -> Workload {
+    workload(
+        "http2",
+        "HTTP/2",
+        "Without TLS, by prior knowledge; eight requests at once on each connection, then eight more. `axum::serve` with TCP_NODELAY.",
+        Traffic::hello(Wire::Http2),
+    )
+    .beside_others(axum_http2(), node_http2())
+}
+
+fn routes() -> Workload {
+    workload(
+        "routes",
+        "200 routes, new connection a request",
+        "A router of 200 routes with two parameters each.",
+        Traffic::get(Wire::NewConnection, app::DEEP, b"hello world"),
+    )
+    .servers([cluster_many_routes(), axum_many_routes()])
+    .ratio(
+        &cluster_many_routes(),
+        &axum_many_routes(),
+        Some(Target::AtMost(0.9)),
+    )
 }
 
 fn messages() -> Workload {
-    Workload {
-        key: MESSAGES,
-        title: "A message to the primary with each request",
-        note: "Keep-alive GET as above; each request also sends the primary `notifyRequest`, as in Node's documentation.",
-        traffic: Traffic::KeepAlive,
-        servers: vec![
-            hello(2),
-            other(2),
-            request_count(2),
-            node_round_robin(),
-            node_notify(),
-        ],
-        comparisons: vec![
-            Comparison::new(request_count(2).name, hello(2).name),
-            Comparison::new(node_notify().name, node_round_robin().name),
-            Comparison::new(node_notify().name, request_count(2).name),
-        ],
-        skipped: Vec::new(),
-    }
+    workload(
+        "messages",
+        "A message to the primary with each request, or a notice",
+        "Keep-alive GET as above; each request also sends the primary `notifyRequest`, as in Node's documentation, or the \
+         primary has a hook `on_request`.",
+        Traffic::hello(Wire::KeepAlive),
+    )
+    .servers([cluster(), other(), request_count(), cluster_notices()])
+    .servers([node_round_robin(), node_notify()])
+    .ratio(&request_count(), &cluster(), Some(Target::AtMost(1.10)))
+    .ratio(&cluster_notices(), &cluster(), Some(Target::AtMost(1.05)))
+    .ratio(&node_notify(), &node_round_robin(), None)
+    .ratio(&node_notify(), &request_count(), None)
 }
 
-pub(crate) fn hello(workers: usize) -> Recipe {
-    let name = if workers == 1 {
-        "axum-cluster, 1 worker"
-    } else {
-        "axum-cluster, 2 workers"
-    };
-    Recipe {
-        name,
-        processes: workers + 1,
-        program: Program::Example {
-            name: "hello",
-            workers,
-            scheduling: None,
-        },
-    }
-}
-
-fn hello_shared(workers: usize) -> Recipe {
-    Recipe {
-        name: "axum-cluster, shared",
-        processes: workers + 1,
-        program: Program::Example {
-            name: "hello",
-            workers,
-            scheduling: Some("shared"),
-        },
-    }
-}
-
-fn other(workers: usize) -> Recipe {
-    Recipe {
-        name: "axum-cluster, the other build",
-        processes: workers + 1,
-        program: Program::Example {
-            name: OTHER,
-            workers,
-            scheduling: None,
-        },
-    }
-}
-
-pub(crate) fn playground() -> Recipe {
-    let program = Program::Example {
-        name: "playground",
-        workers: 1,
-        scheduling: None,
-    };
-    Recipe {
-        name: "axum-cluster (playground), 1 worker",
-        processes: 2,
-        program,
-    }
-}
-
-fn request_count(workers: usize) -> Recipe {
-    let program = Program::Example {
-        name: "request_count",
-        workers,
-        scheduling: None,
-    };
-    Recipe {
-        name: "axum-cluster, request_count",
-        processes: workers + 1,
-        program,
-    }
-}
-
-fn axum_multi() -> Recipe {
-    Recipe {
-        name: "axum::serve, multi-thread",
-        processes: 1,
-        program: Program::Peer("axum-multi-thread"),
-    }
-}
-
-fn axum_current() -> Recipe {
-    Recipe {
-        name: "axum::serve, current-thread",
-        processes: 1,
-        program: Program::Peer("axum-current-thread"),
-    }
-}
-
-fn epoll() -> Recipe {
-    Recipe {
-        name: "epoll loop, canned response",
-        processes: 1,
-        program: Program::Peer("epoll"),
-    }
-}
-
-pub(crate) fn node_round_robin() -> Recipe {
-    let program = Program::Node {
-        workers: 2,
-        policy: "rr",
-        notify: false,
-    };
-    Recipe {
-        name: "Node, round robin, 2 workers",
-        processes: 3,
-        program,
-    }
-}
-
-pub(crate) fn node_one_worker() -> Recipe {
-    let program = Program::Node {
-        workers: 1,
-        policy: "rr",
-        notify: false,
-    };
-    Recipe {
-        name: "Node, round robin, 1 worker",
-        processes: 2,
-        program,
-    }
-}
-
-fn node_shared() -> Recipe {
-    let program = Program::Node {
-        workers: 2,
-        policy: "none",
-        notify: false,
-    };
-    Recipe {
-        name: "Node, SCHED_NONE, 2 workers",
-        processes: 3,
-        program,
-    }
-}
-
-fn node_notify() -> Recipe {
-    let program = Program::Node {
-        workers: 2,
-        policy: "rr",
-        notify: true,
-    };
-    Recipe {
-        name: "Node, notifyRequest, 2 workers",
-        processes: 3,
-        program,
-    }
+fn idle(connections: usize) -> Workload {
+    let note = format!(
+        "Keep-alive GET, beside {connections} more connections that were answered once and are idle."
+    );
+    workload(
+        "idle",
+        "Beside idle connections",
+        &note,
+        Traffic::hello(Wire::KeepAlive).beside_idle(connections),
+    )
+    .beside_others(axum_multi(), node_round_robin())
 }

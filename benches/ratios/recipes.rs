@@ -1,0 +1,178 @@
+//! The servers of the workloads.
+
+use crate::server::{OTHER, Program, Recipe};
+
+/// Workers, or threads, of every server that has several.
+pub(crate) const WORKERS: usize = 2;
+
+pub(crate) fn hello(workers: usize) -> Recipe {
+    let name = if workers == 1 {
+        ONE_WORKER
+    } else {
+        ROUND_ROBIN
+    };
+    Recipe {
+        name,
+        processes: workers + 1,
+        program: example("hello", workers, None),
+    }
+}
+
+pub(crate) fn hello_shared() -> Recipe {
+    Recipe {
+        name: SHARED,
+        processes: WORKERS + 1,
+        program: example("hello", WORKERS, Some("shared")),
+    }
+}
+
+pub(crate) fn other() -> Recipe {
+    Recipe {
+        name: "axum-cluster, the other build",
+        processes: WORKERS + 1,
+        program: example(OTHER, WORKERS, None),
+    }
+}
+
+pub(crate) fn playground() -> Recipe {
+    Recipe {
+        name: "axum-cluster (playground), 1 worker",
+        processes: 2,
+        program: example("playground", 1, None),
+    }
+}
+
+pub(crate) fn request_count() -> Recipe {
+    Recipe {
+        name: "axum-cluster, a message a request",
+        processes: WORKERS + 1,
+        program: example("request_count", WORKERS, None),
+    }
+}
+
+fn example(name: &'static str, workers: usize, scheduling: Option<&'static str>) -> Program {
+    Program::Example {
+        name,
+        workers,
+        scheduling,
+    }
+}
+
+/// This crate with the same app as `axum::serve`.
+pub(crate) fn cluster() -> Recipe {
+    Recipe {
+        name: ROUND_ROBIN,
+        processes: WORKERS + 1,
+        program: Program::Cluster("cluster"),
+    }
+}
+
+pub(crate) fn cluster_many_routes() -> Recipe {
+    Recipe {
+        program: Program::Cluster("cluster-many-routes"),
+        ..cluster()
+    }
+}
+
+pub(crate) fn cluster_notices() -> Recipe {
+    Recipe {
+        name: "axum-cluster, a notice a request",
+        program: Program::Cluster("cluster-notices"),
+        ..cluster()
+    }
+}
+
+pub(crate) fn axum_multi() -> Recipe {
+    peer(AXUM, "axum-multi-thread")
+}
+
+pub(crate) fn axum_many_routes() -> Recipe {
+    peer(AXUM, "axum-many-routes")
+}
+
+pub(crate) fn axum_http2() -> Recipe {
+    peer(AXUM, "axum-http2")
+}
+
+pub(crate) fn axum_current() -> Recipe {
+    peer("axum::serve, current-thread", "axum-current-thread")
+}
+
+pub(crate) fn epoll() -> Recipe {
+    peer("epoll loop, canned response", "epoll")
+}
+
+fn peer(name: &'static str, peer: &'static str) -> Recipe {
+    Recipe {
+        name,
+        processes: 1,
+        program: Program::Peer(peer),
+    }
+}
+
+pub(crate) fn actix() -> Recipe {
+    Recipe {
+        name: ACTIX,
+        processes: 1,
+        program: Program::Actix,
+    }
+}
+
+pub(crate) fn nginx() -> Recipe {
+    installed("nginx, `return 200`", "nginx", 3)
+}
+
+pub(crate) fn granian() -> Recipe {
+    installed("granian, ASGI", "granian", 3)
+}
+
+pub(crate) fn gunicorn() -> Recipe {
+    installed("gunicorn, gthread", "gunicorn", 3)
+}
+
+fn installed(name: &'static str, program: &'static str, processes: usize) -> Recipe {
+    Recipe {
+        name,
+        processes,
+        program: Program::Installed(program),
+    }
+}
+
+pub(crate) fn node_round_robin() -> Recipe {
+    node(NODE, 2, "rr", "")
+}
+
+pub(crate) fn node_one_worker() -> Recipe {
+    node("Node, round robin, 1 worker", 1, "rr", "")
+}
+
+pub(crate) fn node_shared() -> Recipe {
+    node("Node, SCHED_NONE, 2 workers", 2, "none", "")
+}
+
+pub(crate) fn node_notify() -> Recipe {
+    node("Node, notifyRequest, 2 workers", 2, "rr", "NOTIFY")
+}
+
+pub(crate) fn node_http2() -> Recipe {
+    node(NODE, 2, "rr", "HTTP2")
+}
+
+fn node(name: &'static str, workers: usize, policy: &'static str, switch: &'static str) -> Recipe {
+    Recipe {
+        name,
+        processes: workers + 1,
+        program: Program::Node {
+            workers,
+            policy,
+            switch,
+        },
+    }
+}
+
+pub(crate) const ONE_WORKER: &str = "axum-cluster, 1 worker";
+pub(crate) const ROUND_ROBIN: &str = "axum-cluster, 2 workers";
+pub(crate) const SHARED: &str = "axum-cluster, shared";
+pub(crate) const AXUM: &str = "axum::serve, multi-thread";
+pub(crate) const ACTIX: &str = "actix-web";
+pub(crate) const NODE: &str = "Node, round robin, 2 workers";

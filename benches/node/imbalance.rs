@@ -29,12 +29,6 @@ pub(crate) fn measure(options: &Options) -> Result<()> {
     let slowest = capacities.iter().copied().fold(f64::INFINITY, f64::min);
     println!("Latency with worker 1 of {WORKERS} blocked 200 of every 210 ms\n");
     same_rate(SHARE * slowest, options)?;
-    let rates: Vec<_> = capacities.iter().map(|capacity| SHARE * capacity).collect();
-    println!(
-        "Each at {:.0} % of what it answers itself:\n",
-        SHARE * 100.0
-    );
-    table(&rates, options)?;
     Ok(())
 }
 

@@ -24,8 +24,10 @@ impl Figure {
 enum Target {
     AtMost(f64),
     BelowNode,
+    /// Shown, that it is known.
+    Nothing,
 }
-use Target::{AtMost, BelowNode};
+use Target::{AtMost, BelowNode, Nothing};
 
 pub(crate) struct Row {
     pub(crate) id: &'static str,
@@ -131,7 +133,7 @@ pub(crate) const ROWS: [Row; 18] = [
     ),
     row(
         "K-10",
-        "1 of 4 workers blocked 200 of 210 ms, 300 connections (here: least connections)",
+        "1 of 4 workers blocked 200 of 210 ms, one client (here: least connections)",
         |w, o| crowds::blocked(w, o, "least"),
         AtMost(10.0),
         "p99 ≤ 10 ms, even otherwise",
@@ -168,8 +170,8 @@ pub(crate) const ROWS: [Row; 18] = [
         "K-15",
         "the same, then the process exits without a word",
         |w, o| mail::last_words(w, o, "exit"),
-        BelowNode,
-        "fewer lost",
+        Nothing,
+        "none: nothing of the program runs",
     ),
     row(
         "K-17",
@@ -191,11 +193,12 @@ pub(crate) fn measure(options: &Options) -> Result<()> {
         let node = (row.measure)(Whose::Node, options)?;
         let ours = (row.measure)(Whose::Ours, options)?;
         let met = match row.target {
-            AtMost(limit) => ours.bad <= limit,
-            BelowNode => ours.bad < node.bad,
+            AtMost(limit) => Some(ours.bad <= limit),
+            BelowNode => Some(ours.bad < node.bad),
+            Nothing => None,
         };
         eprintln!("  Node: {}\n  axum-cluster: {}", node.text, ours.text);
-        let met = if met { "yes" } else { "**no**" };
+        let met = met.map_or("", |met| if met { "yes" } else { "**no**" });
         table.row([
             row.id.into(),
             row.what.into(),

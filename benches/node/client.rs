@@ -66,7 +66,7 @@ impl Report {
         }
     }
 
-    fn fail(&mut self, failure: impl ToString) {
+    fn fail(&mut self, failure: &impl ToString) {
         self.failed += 1;
         self.first_failure
             .get_or_insert_with(|| failure.to_string());
@@ -137,7 +137,7 @@ impl Client {
                 progress = Instant::now();
             } else if progress.elapsed() > PATIENCE {
                 let left = self.under_way();
-                (0..left).for_each(|_| self.report.fail(format!("no answer for {PATIENCE:?}")));
+                (0..left).for_each(|_| self.report.fail(&format!("no answer for {PATIENCE:?}")));
                 break;
             }
             for event in &events {
@@ -173,7 +173,7 @@ impl Client {
             Ok(connection) => self.slots[slot] = Some(connection),
             Err(error) => {
                 self.free.push(slot);
-                self.report.fail(format!("cannot connect: {error}"));
+                self.report.fail(&format!("cannot connect: {error}"));
             }
         }
         self.begun += 1;
@@ -237,9 +237,9 @@ impl Client {
                     self.report.took.push(connection.due.elapsed());
                     *self.report.by_worker.entry(worker).or_default() += 1;
                 }
-                Err(error) => self.report.fail(error),
+                Err(error) => self.report.fail(&error),
             },
-            Err(error) => self.report.fail(error),
+            Err(error) => self.report.fail(&error),
         }
         self.slots[slot] = None; // closes it, which takes it out of the epoll
         self.free.push(slot);

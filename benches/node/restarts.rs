@@ -24,7 +24,7 @@ pub(crate) fn replaced(
     policy: &'static str,
     keep: bool,
 ) -> Result<Figure> {
-    let steps = options.sized(30, 5);
+    let steps = options.sized(20, 5);
     let mut server = Recipe::new(whose, policy, 2).start()?;
     let mut load = Load::new(server.address).clients(CLIENTS);
     if keep {

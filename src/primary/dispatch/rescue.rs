@@ -8,8 +8,9 @@ use std::{
 use super::{Dispatch, Intake};
 use crate::{id::WorkerId, ipc::intake::Conn};
 
-/// A worker that has taken nothing for so long, with connections waiting, is stuck.
-const STUCK: Duration = Duration::from_millis(100);
+/// A worker that has taken nothing for so long, with connections waiting, is stuck. Two ticks, less what they come early: looked at from
+/// the first one on that found something waiting, it is relieved after 100 to 150 ms.
+const STUCK: Duration = Duration::from_millis(95);
 
 impl Dispatch {
     /// Looks after intakes that nobody reads: called on every tick.
@@ -31,8 +32,10 @@ impl Dispatch {
             intake.heartbeat = heartbeat;
             if paused && !intake.rescued && !intake.retired {
                 stuck.push(id);
-            } else if moved || intake.queued() == 0 {
+            } else if intake.queued() == 0 {
                 intake.idle_since = None;
+            } else if moved {
+                intake.idle_since = Some(now);
             } else if now.duration_since(*intake.idle_since.get_or_insert(now)) >= STUCK {
                 stuck.push(id);
             }

@@ -134,6 +134,7 @@ impl Exchange {
         let path = request.uri().path_and_query().cloned();
         let now = link.hub().clock.now();
         let place = link.requests.enter(request.method().clone(), path, now);
+        link.row().called();
         link.row().began();
         link.activity.change(writers, |word| word + 1);
         Self {

@@ -141,7 +141,12 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let mut response = ready!(this.state.poll(cx))?;
+        let mut state = this.state;
+        let answer = match state.as_mut().project() {
+            StateProjection::Running { future } => future.poll(cx).map_err(Into::into),
+            _ => state.poll(cx),
+        };
+        let mut response = ready!(answer)?;
         let mut exchange = this.exchange.take();
         if let Some(exchange) = &mut exchange {
             let link = exchange.link();

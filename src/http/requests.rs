@@ -22,23 +22,25 @@ struct Places {
 }
 
 impl Places {
-    fn at(&mut self, place: usize) -> &mut Option<Known> {
+    fn at(&mut self, place: u32) -> &mut Option<Known> {
         match place.checked_sub(1) {
             None => &mut self.first,
-            Some(place) => &mut self.more[place],
+            Some(place) => &mut self.more[place as usize],
         }
     }
 
     /// An empty one.
-    fn vacant(&mut self) -> usize {
+    fn vacant(&mut self) -> u32 {
         if self.first.is_none() {
             return 0;
         }
         let vacant = self.more.iter().position(Option::is_none);
-        1 + vacant.unwrap_or_else(|| {
+        let vacant = vacant.unwrap_or_else(|| {
             self.more.push(None);
             self.more.len() - 1
-        })
+        });
+        // No more than a connection has streams.
+        1 + vacant as u32
     }
 }
 
@@ -51,7 +53,7 @@ struct Known {
 
 impl Requests {
     /// Notes a request and returns its place.
-    pub(super) fn enter(&self, method: Method, path: Option<PathAndQuery>, since: u64) -> usize {
+    pub(super) fn enter(&self, method: Method, path: Option<PathAndQuery>, since: u64) -> u32 {
         let mut places = self.lock();
         let place = places.vacant();
         *places.at(place) = Some(Known {
@@ -62,13 +64,13 @@ impl Requests {
         place
     }
 
-    pub(super) fn leave(&self, place: usize) {
+    pub(super) fn leave(&self, place: u32) {
         let known = self.lock().at(place).take();
         drop(known); // and perhaps a buffer with it: not under the lock
     }
 
     /// It has become a protocol of its own and stays for as long as the connection.
-    pub(super) fn stays(&self, place: usize) {
+    pub(super) fn stays(&self, place: u32) {
         if let Some(known) = self.lock().at(place) {
             // A copy: a reference would keep hyper's whole buffer.
             known.path = known

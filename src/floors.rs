@@ -23,6 +23,7 @@ const FLOORS: [(&str, u8); 42] = [
     ("ipc", 2),
     ("listeners", 2),
     ("reactor", 2),
+    ("ticks", 2),
     ("scoreboard", 2),
     ("signals", 2),
     ("sockets", 2),

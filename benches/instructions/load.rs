@@ -5,7 +5,8 @@ use std::net::{SocketAddr, TcpStream};
 
 use crate::Result;
 
-const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nhost: localhost\r\nuser-agent: instructions\r\naccept: */*\r\n\r\n";
+const REQUEST: &[u8] =
+    b"GET / HTTP/1.1\r\nhost: localhost\r\nuser-agent: instructions\r\naccept: */*\r\n\r\n";
 const BODY: &[u8] = b"hello world";
 
 /// Asks on all connections, then reads all answers, and so on: every turn of the server has as much to do.

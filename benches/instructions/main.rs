@@ -114,7 +114,9 @@ fn bench(arguments: &[String]) -> Result<()> {
     let mut arguments = arguments.iter().filter(|argument| *argument != "--bench");
     while let Some(argument) = arguments.next() {
         if argument == "--keep" {
-            keep = Some(PathBuf::from(arguments.next().ok_or("--keep wants a folder")?));
+            keep = Some(PathBuf::from(
+                arguments.next().ok_or("--keep wants a folder")?,
+            ));
         } else {
             only.push(argument.as_str());
         }

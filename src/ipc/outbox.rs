@@ -422,7 +422,10 @@ mod tests {
         while drain(&outbox).await.is_empty() {
             post(&outbox, 1000).unwrap();
         }
-        assert!(begun.elapsed() < waited + LINGER / 5, "a full one does not wait");
+        assert!(
+            begun.elapsed() < waited + LINGER / 5,
+            "a full one does not wait"
+        );
         drop(asked);
     }
 

@@ -46,6 +46,7 @@ fn keep_alive() -> Workload {
         traffic: Traffic::KeepAlive,
         servers: vec![
             hello(1),
+            other(1),
             hello(2),
             axum_current(),
             axum_multi(),
@@ -54,6 +55,7 @@ fn keep_alive() -> Workload {
         ],
         comparisons: vec![
             Comparison::new(hello(1).name, axum_current().name).target(Target::AtMost(1.05)),
+            Comparison::new(hello(1).name, other(1).name),
             Comparison::new(hello(2).name, axum_multi().name),
             Comparison::new(hello(1).name, epoll().name),
             Comparison::new(node_round_robin().name, hello(2).name),

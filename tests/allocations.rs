@@ -1,5 +1,7 @@
 //! How often a request allocates, counted: what it costs beyond axum and hyper must not creep in.
 
+#![allow(clippy::unwrap_used, reason = "a test")]
+
 use std::{
     future::Future,
     io::{Read, Write},

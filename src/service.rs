@@ -117,6 +117,10 @@ where
         self.service.poll_ready(cx)
     }
 
+    #[cfg_attr(
+        not(feature = "axum"),
+        allow(unused_mut, reason = "without axum nothing is put in")
+    )]
     fn call(&mut self, mut request: Request<RequestBody>) -> S::Future {
         #[cfg(feature = "axum")]
         if let Some(peer) = self.peer {

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fs, path::Path};
 
 /// Each top-level module and its floor, as the map in `lib.rs` draws them.
-const FLOORS: [(&str, u8); 42] = [
+const FLOORS: [(&str, u8); 43] = [
     ("address", 0),
     ("error", 0),
     ("event", 0),
@@ -23,6 +23,7 @@ const FLOORS: [(&str, u8); 42] = [
     ("ipc", 2),
     ("listeners", 2),
     ("reactor", 2),
+    ("ticks", 2),
     ("scoreboard", 2),
     ("signals", 2),
     ("sockets", 2),

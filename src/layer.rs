@@ -57,13 +57,10 @@ enum Means {
     /// The worker that the process is, whenever it becomes one.
     #[default]
     OfProcess,
-    /// This worker; its connections are driven by this crate, which counts what is in flight to the last byte.
+    /// This worker; its connections are driven by this crate, which counts by itself, to the last byte. What is left is to tell.
     Served(Worker),
     /// This worker, put into the request for extractors: a test's.
     Paired(Worker),
-    /// Lets everything pass: a layer further in, where routes are known, counts.
-    #[cfg(feature = "axum")]
-    Off,
 }
 
 impl ClusterLayer {
@@ -101,15 +98,11 @@ impl ClusterLayer {
         )
     }
 
-    pub(crate) fn served(worker: Worker) -> Self {
-        Self {
-            means: Means::Served(worker),
-        }
-    }
-
-    #[cfg(feature = "axum")]
-    pub(crate) fn off() -> Self {
-        Self { means: Means::Off }
+    /// What tells the primary of each request, where it wants to be told.
+    pub(crate) fn telling(worker: &Worker) -> Option<Self> {
+        worker.wants_notices().then(|| Self {
+            means: Means::Served(worker.clone()),
+        })
     }
 }
 
@@ -145,8 +138,6 @@ where
 
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
         let (worker, by_hand) = match &self.means {
-            #[cfg(feature = "axum")]
-            Means::Off => (None, false),
             Means::Served(worker) => (Some(worker.clone()), false),
             Means::OfProcess => (cluster::worker(), true),
             Means::Paired(worker) => {
@@ -205,8 +196,8 @@ type Route = String;
 
 impl Call {
     fn begin<B>(worker: Worker, request: &Request<B>, by_hand: bool) -> Self {
-        worker.row().called();
         if by_hand {
+            worker.row().called();
             worker.row().began();
         }
         let notice = worker.wants_notices().then(|| {
@@ -225,7 +216,9 @@ impl Call {
 
     fn answered(self, status: http::StatusCode) {
         let elapsed = self.begun.elapsed();
-        self.worker.row().answered(status.as_u16(), elapsed);
+        if self.by_hand {
+            self.worker.row().answered(status.as_u16(), elapsed);
+        }
         if let Some((method, route)) = &self.notice {
             #[cfg(feature = "axum")]
             let route = route.as_ref().map(Route::as_str);

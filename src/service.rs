@@ -38,8 +38,11 @@ where
     ResBody: http_body::Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
 {
     Box::new(move |worker| {
-        let service = ClusterLayer::served(worker).layer(service);
-        Box::pin(std::future::ready(Ok(counted(service))))
+        let app = match ClusterLayer::telling(&worker) {
+            Some(layer) => on_connections(layer.layer(service)),
+            None => on_connections(service),
+        };
+        Box::pin(std::future::ready(Ok(app)))
     })
 }
 
@@ -52,17 +55,15 @@ pub(crate) fn from_router(router: axum::Router) -> AppMaker {
 /// The routes are made ready once: axum would rebuild their table for every connection.
 #[cfg(feature = "axum")]
 pub(crate) fn router_app(router: axum::Router, worker: &Worker) -> Arc<dyn App> {
-    let layer = ClusterLayer::served(worker.clone());
-    // Only from inside the router is the route known; from outside, counting costs no boxed service and no boxed future.
-    let (router, outside) = if worker.wants_notices() {
-        (router.layer(layer), ClusterLayer::off())
-    } else {
-        (router, layer)
+    // Only from inside the router is the route known; it costs a boxed service and a boxed future a request.
+    let router = match ClusterLayer::telling(worker) {
+        Some(layer) => router.layer(layer),
+        None => router,
     };
-    counted::<_, axum::body::Body, _>(outside.layer(router.with_state(())))
+    on_connections::<_, axum::body::Body, _>(router.with_state(()))
 }
 
-fn counted<S, ReqBody, ResBody>(service: S) -> Arc<dyn App>
+fn on_connections<S, ReqBody, ResBody>(service: S) -> Arc<dyn App>
 where
     S: Service<Request<ReqBody>, Response = Response<ResBody>, Error: Into<BoxError>, Future: Send>
         + Clone
@@ -116,15 +117,44 @@ where
         self.service.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<RequestBody>) -> S::Future {
-        #[allow(unused_mut, reason = "without axum nothing is put in")]
-        let mut request = request.map(ReqBody::from);
+    #[cfg_attr(
+        not(feature = "axum"),
+        allow(unused_mut, reason = "without axum nothing is put in")
+    )]
+    fn call(&mut self, mut request: Request<RequestBody>) -> S::Future {
         #[cfg(feature = "axum")]
         if let Some(peer) = self.peer {
-            request
-                .extensions_mut()
-                .insert(axum::extract::ConnectInfo(peer));
+            connect_info::insert(request.extensions_mut(), peer);
         }
-        self.service.call(request)
+        self.service.call(request.map(ReqBody::from))
+    }
+}
+
+#[cfg(feature = "axum")]
+mod connect_info {
+    use std::{net::SocketAddr, sync::LazyLock};
+
+    use axum::extract::ConnectInfo;
+    use http::Extensions;
+
+    /// Empty, with room for the four that axum's routers put in beside the peer. Without it each request's table grows once.
+    static ROOMY: LazyLock<Extensions> = LazyLock::new(|| {
+        let mut extensions = Extensions::new();
+        extensions.insert(Room::<0>);
+        extensions.insert(Room::<1>);
+        extensions.insert(Room::<2>);
+        extensions.insert(Room::<3>);
+        extensions.clear();
+        extensions
+    });
+
+    #[derive(Clone)]
+    struct Room<const N: u8>;
+
+    pub(super) fn insert(extensions: &mut Extensions, peer: SocketAddr) {
+        if extensions.is_empty() {
+            *extensions = ROOMY.clone();
+        }
+        extensions.insert(ConnectInfo(peer));
     }
 }

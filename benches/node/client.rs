@@ -276,7 +276,7 @@ impl Connection {
 
     /// Who answered, if that is a whole answer.
     fn worker(&self) -> std::result::Result<u64, String> {
-        if !response::is_complete(&self.read)? {
+        if !response::is_complete(&self.read, response::HELLO)? {
             return Err(format!("cut: {}", self.read.escape_ascii()));
         }
         let text = String::from_utf8_lossy(&self.read).to_ascii_lowercase();

@@ -26,11 +26,11 @@ pub(crate) fn hello_shared() -> Recipe {
     }
 }
 
-pub(crate) fn other() -> Recipe {
+pub(crate) fn other(workers: usize) -> Recipe {
     Recipe {
         name: "axum-cluster, the other build",
-        processes: WORKERS + 1,
-        program: example(OTHER, WORKERS, None),
+        processes: workers + 1,
+        program: example(OTHER, workers, None),
     }
 }
 

@@ -108,9 +108,10 @@ fn keep_alive() -> Workload {
         "One request after the other on connections that stay open. axum-cluster counts every request.",
         Traffic::hello(Wire::KeepAlive),
     )
-    .servers([hello(1), hello(2), axum_current(), axum_multi(), actix(), epoll()])
+    .servers([hello(1), other(1), hello(2), axum_current(), axum_multi(), actix(), epoll()])
     .servers([nginx(), node_round_robin(), granian(), gunicorn()])
     .ratio(&hello(1), &axum_current(), Some(Target::AtMost(1.02)))
+    .ratio(&hello(1), &other(1), None)
     .ratio(&hello(1), &epoll(), Some(Target::AtMost(1.20)))
     .ratio(&axum_current(), &epoll(), None)
     .ratio(&hello(2), &axum_multi(), None)
@@ -126,12 +127,12 @@ fn new_connection() -> Workload {
          first and keeps the TIME_WAIT). Client addresses 127.0.0.2 to 127.0.0.9.",
         Traffic::hello(Wire::NewConnection),
     )
-    .servers([hello(2), other(), hello_shared(), axum_multi(), axum_current()])
+    .servers([hello(2), other(2), hello_shared(), axum_multi(), axum_current()])
     .servers([actix(), epoll(), nginx(), node_round_robin(), node_shared()])
     .servers([granian(), gunicorn()])
     .ratio(&hello(2), &axum_multi(), Some(Target::AtMost(1.0)))
     .ratio(&hello_shared(), &axum_multi(), Some(Target::AtMost(0.85)))
-    .ratio(&hello(2), &other(), None)
+    .ratio(&hello(2), &other(2), None)
     .ratio(&node_round_robin(), &hello(2), Some(Target::AtLeast(4.0)))
     .ratio(&node_shared(), &hello_shared(), Some(Target::AtLeast(2.0)))
     .ratio(&hello(2), &axum_current(), None)
@@ -202,7 +203,7 @@ fn messages() -> Workload {
          primary has a hook `on_request`.",
         Traffic::hello(Wire::KeepAlive),
     )
-    .servers([cluster(), other(), request_count(), cluster_notices()])
+    .servers([cluster(), other(2), request_count(), cluster_notices()])
     .servers([node_round_robin(), node_notify()])
     .ratio(&request_count(), &cluster(), Some(Target::AtMost(1.10)))
     .ratio(&cluster_notices(), &cluster(), Some(Target::AtMost(1.05)))

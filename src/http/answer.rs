@@ -5,6 +5,7 @@ use std::{
     marker::PhantomData,
     pin::Pin,
     task::{Context, Poll, ready},
+    time::Instant,
 };
 
 use http_body::Body;
@@ -38,6 +39,7 @@ pin_project! {
         #[pin]
         state: State<S>,
         exchange: Option<Exchange>,
+        begun: Instant,
         reply: PhantomData<fn() -> R>,
     }
 }
@@ -59,27 +61,36 @@ impl<S, R> Answer<S, R>
 where
     S: Service<Request<RequestBody>>,
 {
-    pub(super) fn running(future: S::Future, exchange: Exchange) -> Self {
-        Self::new(State::Running { future }, exchange)
+    #[inline]
+    pub(super) fn running(future: S::Future, exchange: Exchange, begun: Instant) -> Self {
+        Self::new(State::Running { future }, exchange, begun)
     }
 
-    pub(super) fn waiting(service: S, request: Request<RequestBody>, exchange: Exchange) -> Self {
+    pub(super) fn waiting(
+        service: S,
+        request: Request<RequestBody>,
+        exchange: Exchange,
+        begun: Instant,
+    ) -> Self {
         Self::new(
             State::Waiting {
                 request: Some(Box::new((service, request))),
             },
             exchange,
+            begun,
         )
     }
 
-    pub(super) fn failed(error: BoxError, exchange: Exchange) -> Self {
-        Self::new(State::Failed { error: Some(error) }, exchange)
+    pub(super) fn failed(error: BoxError, exchange: Exchange, begun: Instant) -> Self {
+        Self::new(State::Failed { error: Some(error) }, exchange, begun)
     }
 
-    fn new(state: State<S>, exchange: Exchange) -> Self {
+    #[inline]
+    fn new(state: State<S>, exchange: Exchange, begun: Instant) -> Self {
         Self {
             state,
             exchange: Some(exchange),
+            begun,
             reply: PhantomData,
         }
     }
@@ -130,20 +141,26 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let mut response = ready!(this.state.poll(cx))?;
+        let mut state = this.state;
+        let answer = match state.as_mut().project() {
+            StateProjection::Running { future } => future.poll(cx).map_err(Into::into),
+            _ => state.poll(cx),
+        };
+        let mut response = ready!(answer)?;
         let mut exchange = this.exchange.take();
-        if response.status() == StatusCode::SWITCHING_PROTOCOLS
-            && let Some(exchange) = &mut exchange
-        {
-            exchange.upgrades();
-        }
-        let closes = exchange
-            .as_ref()
-            .is_some_and(|exchange| exchange.link().orders.look().contains(Orders::CLOSE));
-        if closes && R::WRITERS == Writers::One && !response.status().is_informational() {
-            response
-                .headers_mut()
-                .insert(CONNECTION, HeaderValue::from_static("close"));
+        if let Some(exchange) = &mut exchange {
+            let link = exchange.link();
+            let status = response.status();
+            link.row().answered(status.as_u16(), this.begun.elapsed());
+            let closes = link.orders.look().contains(Orders::CLOSE);
+            if closes && R::WRITERS == Writers::One && !status.is_informational() {
+                response
+                    .headers_mut()
+                    .insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            if status == StatusCode::SWITCHING_PROTOCOLS {
+                exchange.upgrades();
+            }
         }
         Poll::Ready(Ok(response.map(|body| R::new(body, exchange))))
     }

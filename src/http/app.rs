@@ -6,6 +6,7 @@ use std::{
     mem,
     sync::Arc,
     task::{Context, Poll, Waker},
+    time::Instant,
 };
 
 use http_body::Body;
@@ -72,6 +73,7 @@ where
     type Future = Answer<S, R>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
+        let begun = Instant::now();
         self.link.wait_for(Phase::Busy);
         let exchange = Exchange::begin(&self.link, R::WRITERS, &request);
         let request = request
@@ -79,11 +81,11 @@ where
         let mut service = self.service.borrow_mut();
         // The waker is of no use: who is not ready is asked again by the answer's first poll.
         match service.poll_ready(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(Ok(())) => Answer::running(service.call(request), exchange),
-            Poll::Ready(Err(error)) => Answer::failed(error.into(), exchange),
+            Poll::Ready(Ok(())) => Answer::running(service.call(request), exchange, begun),
+            Poll::Ready(Err(error)) => Answer::failed(error.into(), exchange, begun),
             Poll::Pending => {
                 let fresh = service.clone();
-                Answer::waiting(mem::replace(&mut *service, fresh), request, exchange)
+                Answer::waiting(mem::replace(&mut *service, fresh), request, exchange, begun)
             }
         }
     }

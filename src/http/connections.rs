@@ -29,7 +29,7 @@ use super::{
     registry::Registry,
     socket::Socket,
 };
-use crate::{event::Cuts, scoreboard::Row};
+use crate::{event::Cuts, scoreboard::Row, ticks::Ticks};
 
 /// All connections of this process. Clones are handles to the same.
 #[derive(Clone, Debug)]
@@ -49,7 +49,13 @@ impl Connections {
 
     /// Keeps the timeouts. Runs for ever: spawn it once.
     pub(crate) async fn reap(&self) {
-        reaper::run(&self.0).await;
+        reaper::run(&self.0, Ticks::every(self.0.clock.interval)).await;
+    }
+
+    /// The same, by the runtime's time.
+    #[cfg(test)]
+    pub(super) async fn reap_by_runtime(&self) {
+        reaper::run(&self.0, Ticks::Runtime(self.0.clock.interval)).await;
     }
 
     /// How many are open: not closed and not released; upgraded ones too, for as long as their stream lives.

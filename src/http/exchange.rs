@@ -124,29 +124,33 @@ fn finished(word: u64) -> u32 {
 #[derive(Debug)]
 pub(super) struct Exchange {
     link: Arc<Link>,
+    /// Its place among the connection's requests, or [`NOWHERE`] once it has given that to the protocol it has become.
+    place: u32, // this and the next are small: they go with each response from hand to hand
     writers: Writers,
-    /// Its place among the connection's requests, unless it has given that to the protocol it has become.
-    place: Option<usize>,
 }
+
+const NOWHERE: u32 = u32::MAX;
 
 impl Exchange {
     pub(super) fn begin<B>(link: &Arc<Link>, writers: Writers, request: &Request<B>) -> Self {
         let path = request.uri().path_and_query().cloned();
         let now = link.hub().clock.now();
         let place = link.requests.enter(request.method().clone(), path, now);
+        link.row().called();
         link.row().began();
         link.activity.change(writers, |word| word + 1);
         Self {
             link: Arc::clone(link),
             writers,
-            place: Some(place),
+            place,
         }
     }
 
     /// The connection goes on as another protocol, and is known by this request from here on.
     pub(super) fn upgrades(&mut self) {
-        if let Some(place) = self.place.take() {
-            self.link.requests.stays(place);
+        if self.place != NOWHERE {
+            self.link.requests.stays(self.place);
+            self.place = NOWHERE;
         }
     }
 
@@ -157,8 +161,8 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        if let Some(place) = self.place {
-            self.link.requests.leave(place);
+        if self.place != NOWHERE {
+            self.link.requests.leave(self.place);
         }
         // One comes off the living and is added to the ended, in one step.
         let before = self

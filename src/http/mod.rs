@@ -12,6 +12,7 @@
 //! link          what a connection shares with the process         exchange   what lives on it, what is in flight
 //! requests      what these are, for when they are cut
 //! phase, reaper one word a connection, one task for all timeouts  linger     an end that loses no response
+//! gather        writes a head and a short body as one piece      scratch    a buffer a thread for short reads
 //! ```
 //!
 //! A request costs no timer and no lock that anybody else holds, and over HTTP/1 no allocation beyond hyper's own.
@@ -21,6 +22,7 @@ mod app;
 mod body;
 mod connections;
 mod exchange;
+mod gather;
 mod http1;
 mod http2;
 mod lent;

@@ -2,17 +2,16 @@
 
 use std::time::Duration;
 
-use tokio::time::sleep;
-
 use super::{Timeouts, link::Hub};
+use crate::ticks::Ticks;
 
 /// Runs for ever.
-pub(super) async fn run(hub: &Hub) {
+pub(super) async fn run(hub: &Hub, ticks: Ticks) {
     loop {
-        sleep(hub.clock.interval).await;
+        ticks.next().await;
         hub.clock.advance();
         // Woken here, the driver looks for bytes once more before it gives the connection up: they came to the runtime's
-        // notice in the same turn as this timer, or have not come.
+        // notice in the same turn as this tick, or have not come.
         for link in hub.registry.order_late(hub.clock.now()) {
             link.wake();
         }

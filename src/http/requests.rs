@@ -9,10 +9,40 @@ use http::{Method, uri::PathAndQuery};
 
 use crate::event::{CutRequest, Cuts};
 
-/// A slot a request: one over HTTP/1, as many as there were streams at once over HTTP/2. Empty until the first request. The lock
-/// is held for a few instructions, over HTTP/1 always by the same task.
+/// A place a request: one over HTTP/1, as many as there were streams at once over HTTP/2. The lock is held for a few
+/// instructions, over HTTP/1 always by the same task.
 #[derive(Default)]
-pub(super) struct Requests(Mutex<Vec<Option<Known>>>);
+pub(super) struct Requests(Mutex<Places>);
+
+/// The first place needs no memory of its own: over HTTP/1 there is no other.
+#[derive(Default)]
+struct Places {
+    first: Option<Known>,
+    more: Vec<Option<Known>>,
+}
+
+impl Places {
+    fn at(&mut self, place: u32) -> &mut Option<Known> {
+        match place.checked_sub(1) {
+            None => &mut self.first,
+            Some(place) => &mut self.more[place as usize],
+        }
+    }
+
+    /// An empty one.
+    fn vacant(&mut self) -> u32 {
+        if self.first.is_none() {
+            return 0;
+        }
+        let vacant = self.more.iter().position(Option::is_none);
+        let vacant = vacant.unwrap_or_else(|| {
+            self.more.push(None);
+            self.more.len() - 1
+        });
+        // No more than a connection has streams.
+        1 + vacant as u32
+    }
+}
 
 /// What is kept of a request: a word and two references, no copies.
 struct Known {
@@ -23,30 +53,25 @@ struct Known {
 
 impl Requests {
     /// Notes a request and returns its place.
-    pub(super) fn enter(&self, method: Method, path: Option<PathAndQuery>, since: u64) -> usize {
-        let known = Some(Known {
+    pub(super) fn enter(&self, method: Method, path: Option<PathAndQuery>, since: u64) -> u32 {
+        let mut places = self.lock();
+        let place = places.vacant();
+        *places.at(place) = Some(Known {
             method,
             path,
             since,
         });
-        let mut places = self.lock();
-        if let Some(place) = places.iter().position(Option::is_none) {
-            places[place] = known;
-            place
-        } else {
-            places.push(known);
-            places.len() - 1
-        }
+        place
     }
 
-    pub(super) fn leave(&self, place: usize) {
-        let known = self.lock()[place].take();
+    pub(super) fn leave(&self, place: u32) {
+        let known = self.lock().at(place).take();
         drop(known); // and perhaps a buffer with it: not under the lock
     }
 
     /// It has become a protocol of its own and stays for as long as the connection.
-    pub(super) fn stays(&self, place: usize) {
-        if let Some(known) = &mut self.lock()[place] {
+    pub(super) fn stays(&self, place: u32) {
+        if let Some(known) = self.lock().at(place) {
             // A copy: a reference would keep hyper's whole buffer.
             known.path = known
                 .path
@@ -57,7 +82,8 @@ impl Requests {
 
     /// Adds what is in flight to `cuts`. Of all connections' requests the oldest are named.
     pub(super) fn tell(&self, now: u64, cuts: &mut Cuts) {
-        for known in self.lock().iter().flatten() {
+        let places = self.lock();
+        for known in places.first.iter().chain(places.more.iter().flatten()) {
             cuts.add(
                 Duration::from_millis(now.saturating_sub(known.since)),
                 |age| {
@@ -71,7 +97,7 @@ impl Requests {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Option<Known>>> {
+    fn lock(&self) -> MutexGuard<'_, Places> {
         // Whole between any two statements.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

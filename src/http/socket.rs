@@ -12,7 +12,7 @@ use bytes::Bytes;
 use futures_util::task::AtomicWaker;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::{link::Link, scratch};
+use super::{gather, link::Link, scratch};
 use crate::moved::Moved;
 
 /// The stream, what was read of it before hyper saw it, and its entry in the books.
@@ -169,7 +169,7 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Socket<IO> {
         if self.link().is_cut() {
             return Poll::Ready(Err(cut()));
         }
-        let wrote = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        let wrote = gather::poll_write(Pin::new(&mut self.stream), cx, bufs);
         self.wrote(cx, wrote)
     }
 

@@ -1,7 +1,7 @@
 //! What waits to be sent over a channel: never waits itself, bounded in bytes, many small messages to a datagram.
 //!
-//! Three lanes. Orders go first and have no bound (there are few). Messages go as soon as the writer comes around, which on a busy
-//! runtime batches them by itself. Notices wait up to [`LINGER`] so that a notice a request costs a fraction of a system call.
+//! Three lanes. Orders go first and have no bound (there are few). Messages go as soon as the writer comes around; a stream of small
+//! ones waits for company, see `queue`. Notices wait up to [`LINGER`] so that a notice a request costs a fraction of a system call.
 //! The bound counts what is queued and what the other side has received but not yet consumed, so neither side's memory can grow,
 //! and the reader of a channel never has to stop reading: an order is never stuck behind messages.
 
@@ -22,7 +22,7 @@ use super::{
     channel::Receipt,
     datagram,
     letter::Letter,
-    queue::{NOTICES_FULL, Queue, Queued},
+    queue::{FULL, Queue, Queued},
     requests::Requests,
     sending::Sending,
 };
@@ -180,9 +180,9 @@ impl Outbox {
             return;
         }
         if before == 0 {
-            queue.due = Some(Instant::now() + LINGER);
+            queue.notices_due = Some(Instant::now() + LINGER);
         }
-        let tell = before == 0 || (before < NOTICES_FULL && queue.notices.len() >= NOTICES_FULL);
+        let tell = before == 0 || (before < FULL && queue.notices.len() >= FULL);
         drop(queue);
         if tell {
             self.news.notify_one();
@@ -271,7 +271,7 @@ impl Outbox {
                 if queue.is_empty() {
                     self.idle.notify_waiters();
                 }
-                queue.due
+                queue.due()
             };
             match due {
                 None => self.news.notified().await,
@@ -283,7 +283,7 @@ impl Outbox {
         }
     }
 
-    /// Completes when everything queued so far has been sent, or nothing will be; notices linger first, 10 ms at most.
+    /// Completes when everything queued so far has been sent, or nothing will be; what waits for company does so first, 10 ms at most.
     pub(crate) async fn flushed(&self) {
         loop {
             let idle = self.idle.notified();
@@ -400,6 +400,33 @@ mod tests {
             panic!("notices")
         };
         assert_eq!(crate::frame::notices(payload).count(), 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_of_small_messages_waits_for_company_and_a_question_does_not() {
+        let outbox = Arc::new(Outbox::default());
+        let begun = tokio::time::Instant::now();
+        post(&outbox, 24).unwrap();
+        assert_eq!(frames(&next(&outbox).await).count(), 1);
+        assert!(begun.elapsed().is_zero(), "the first goes at once");
+        for _ in 0..3 {
+            post(&outbox, 24).unwrap();
+        }
+        assert!(drain(&outbox).await.is_empty());
+        assert_eq!(frames(&next(&outbox).await).count(), 3);
+        let waited = begun.elapsed();
+        assert!(!waited.is_zero() && waited < LINGER, "{waited:?}");
+        post(&outbox, 24).unwrap();
+        let asked = outbox.request(&1);
+        assert_eq!(drain(&outbox).await.len(), 1, "both, at once");
+        while drain(&outbox).await.is_empty() {
+            post(&outbox, 1000).unwrap();
+        }
+        assert!(
+            begun.elapsed() < waited + LINGER / 5,
+            "a full one does not wait"
+        );
+        drop(asked);
     }
 
     #[tokio::test]

@@ -4,6 +4,7 @@ use std::{
     collections::VecDeque,
     os::fd::OwnedFd,
     sync::{Arc, Weak},
+    time::Duration,
 };
 
 use tokio::{sync::oneshot, time::Instant};
@@ -11,7 +12,7 @@ use tokio::{sync::oneshot, time::Instant};
 use super::{channel::Receipt, datagram::MAX_FDS, letter::Letter};
 use crate::{
     error::{Error, Result},
-    frame::{Frame, MAX_DATAGRAM},
+    frame::{Frame, Kind, MAX_DATAGRAM},
 };
 
 /// Bytes of messages and notices that may be on their way in one direction.
@@ -21,8 +22,12 @@ pub(crate) const CAPACITY: usize = 4 * 1024 * 1024;
 /// size, so whoever waits for it waits only for what is really unread.
 pub(crate) const NEARLY_NOTHING: usize = 256 * 1024;
 
-/// Notices are sent at once when this many bytes of them wait.
-pub(super) const NOTICES_FULL: usize = 32 * 1024;
+/// Messages and notices are sent at once when this many bytes of them wait.
+pub(super) const FULL: usize = 32 * 1024;
+
+/// The longest that small messages wait for company, and only those that come within it of the datagram before. Each datagram
+/// wakes the other side: without company a message a request costs a worker at full load 28 % more, most of it in the kernel.
+const COMPANY: Duration = Duration::from_millis(2);
 
 /// Whether so much more may be under way.
 pub(super) fn admits(under_way: usize, more: usize) -> bool {
@@ -72,7 +77,11 @@ pub(super) struct Queue {
     next_ticket: u64,
     pub(super) notices: Vec<u8>,
     /// When the notices must go; none wait without it.
-    pub(super) due: Option<Instant>,
+    pub(super) notices_due: Option<Instant>,
+    /// Until then messages wait for company; from the last datagram of them on.
+    company: Option<Instant>,
+    /// Somebody waits for an answer to what is among the messages, or for the answer: no waiting for company.
+    urgent: bool,
     /// Weight queued or not yet consumed by the other side.
     pub(super) under_way: usize,
     /// A datagram has been taken and not yet been sent.
@@ -136,9 +145,10 @@ impl Queue {
             && last.bytes.len() + frame.size() <= MAX_DATAGRAM
             && last.fds.len() + fds.len() <= MAX_FDS
         {
+            let before = last.bytes.len();
             frame.encode(&mut last.bytes);
             last.fds.append(&mut fds);
-            return false;
+            return before < FULL && last.bytes.len() >= FULL;
         }
         let mut bytes = std::mem::take(&mut self.spare);
         frame.encode(&mut bytes);
@@ -147,7 +157,12 @@ impl Queue {
     }
 
     pub(super) fn push_letter(&mut self, letter: &Letter, weight: usize) -> bool {
-        self.push(&letter.frame(), weight, letter.all_fds())
+        let urgent = matches!(
+            letter.kind,
+            Kind::Request(_) | Kind::Reply(_) | Kind::Ask(_)
+        );
+        self.urgent |= urgent;
+        self.push(&letter.frame(), weight, letter.all_fds()) || urgent
     }
 
     /// Lets a letter wait for room. Its number, to withdraw it.
@@ -209,19 +224,41 @@ impl Queue {
         self.orders.len()
     }
 
+    /// When what waits goes at the latest, if nothing comes meanwhile; `None` where nothing waits.
+    pub(super) fn due(&self) -> Option<Instant> {
+        let company = self.company.filter(|_| !self.messages.is_empty());
+        match (self.notices_due, company) {
+            (Some(notices), Some(company)) => Some(notices.min(company)),
+            (notices, company) => notices.or(company),
+        }
+    }
+
     /// The next datagram that should go now: orders, notices that have waited long enough, messages.
     pub(super) fn take(&mut self) -> Option<Datagram> {
         if let Some(bytes) = self.orders.pop_front() {
             return Some(bytes.into());
         }
-        if self.notices.len() >= NOTICES_FULL || self.due.is_some_and(|due| due <= Instant::now()) {
-            self.due = None;
+        if self.notices.len() >= FULL || self.notices_due.is_some_and(|due| due <= Instant::now()) {
+            self.notices_due = None;
             let notices = std::mem::take(&mut self.notices);
             let frame = Frame::Notices(&notices);
             let mut datagram = Vec::with_capacity(frame.size());
             frame.encode(&mut datagram);
             return Some(datagram.into());
         }
+        self.take_messages()
+    }
+
+    fn take_messages(&mut self) -> Option<Datagram> {
+        let first = self.messages.front()?;
+        let now = Instant::now();
+        let last = self.messages.len() == 1;
+        let may_wait = last && first.bytes.len() < FULL && !self.urgent;
+        if may_wait && self.company.is_some_and(|until| now < until) {
+            return None;
+        }
+        self.urgent &= !last;
+        self.company = Some(now + COMPANY);
         self.messages.pop_front()
     }
 

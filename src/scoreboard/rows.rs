@@ -132,7 +132,7 @@ impl Row {
         self.page.connections.lost.fetch_add(n, Relaxed);
     }
 
-    /// A request reached the service.
+    /// A request has come, for the service.
     pub(crate) fn called(&self) {
         self.page.requests.called.fetch_add(1, Relaxed);
     }

@@ -13,6 +13,7 @@ use crate::{
     http::Connections,
     ipc::channel::{Buffer, Channel},
     signals::WorkerSignals,
+    ticks::Ticks,
 };
 
 /// How often a worker shows that its runtime turns.
@@ -71,11 +72,10 @@ fn accept(doors: &Doors, said: &[u8], fds: Vec<OwnedFd>) {
 
 /// Beats from inside the runtime: where it does not turn, the worker is of no use, whatever its other threads do.
 pub(super) async fn beat(worker: Worker) {
-    let mut interval = tokio::time::interval(HEARTBEAT);
-    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let ticks = Ticks::every(HEARTBEAT);
     loop {
-        interval.tick().await;
         worker.row().beat();
+        ticks.next().await;
     }
 }
 

@@ -88,7 +88,7 @@ impl Server {
     pub(super) fn timed(timeouts: Timeouts) -> Self {
         let server = Self::new(timeouts);
         let connections = server.connections.clone();
-        tokio::spawn(async move { connections.reap().await });
+        tokio::spawn(async move { connections.reap_by_runtime().await });
         server
     }
 

@@ -35,7 +35,8 @@ pub enum Event {
         /// Which.
         worker: WorkerHandle,
     },
-    /// A worker serves; one event for each address.
+    /// A worker listens: it serves, with one event for each address of the server, or has
+    /// [opened a listener](crate::cluster::listen) or a [UDP socket](crate::cluster::bind_udp) of its own.
     Listening {
         /// Which.
         worker: WorkerHandle,
@@ -141,6 +142,11 @@ impl Events {
                     }));
                 return;
             }
+            primary::Event::ListeningAt(worker, asked, bound) => Event::Listening {
+                worker,
+                asked: Some(asked),
+                bound,
+            },
             primary::Event::Messages(worker, framed, consumption) => {
                 self.messages = Some((worker, framed, consumption));
                 return;

@@ -80,7 +80,7 @@
 //! 4 roles      primary/ (driver/, dispatch/, fork, choice, acceptor, link, gate, process, memory, image, succession, handle, life, wishes, hooks)
 //!              worker/ (run, apps, doors, served, ports, inbox, hub, leaving, watch)
 //! 3 http       http/ (serving, timeouts, draining, letting go): knows a stream and a service, not who handed them over
-//! 2 wires      ipc/ (channel, intake, outbox, letter, requests, datagram, memfd, parcel, limits)  scoreboard/  listeners  sockets  signals  birth  reactor
+//! 2 wires      ipc/ (channel, intake, outbox, letter, requests, datagram, memfd, parcel, limits)  scoreboard/  listeners  sockets/  signals  birth  reactor
 //! 1 machines   supervisor/  recycling  rebalance  scheduler  frame: pure, no tokio, no descriptor, no clock
 //! 0 words      schedule  settings  address  wanted  event  message  moved  signal  id  error
 //! ```
@@ -131,7 +131,7 @@ mod upkeep;
 mod wanted;
 mod worker;
 
-pub use address::{Address, Addresses};
+pub use address::{Address, Addresses, PrimaryFd};
 pub use error::{BoxError, Error, Result};
 pub use event::{CutRequest, Exit, Restarted};
 #[cfg(feature = "axum")]

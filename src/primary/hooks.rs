@@ -32,6 +32,8 @@ pub(crate) enum Event {
     Fork(WorkerHandle),
     Online(WorkerHandle),
     Listening(WorkerHandle),
+    /// At an address that it asked for itself: as asked, and as bound.
+    ListeningAt(WorkerHandle, Address, Address),
     /// Messages, framed as they came: an event a datagram, not one a message. With what to tell when they are consumed.
     Messages(WorkerHandle, Bytes, Arc<Consumption>),
     /// A message that is more than its bytes. It is read here, not by the loop that accepts.
@@ -163,6 +165,11 @@ impl Hooks {
                     guard(primary, "on_listening", || {
                         hook(&worker, primary.local_addrs())
                     });
+                }
+            }
+            Event::ListeningAt(worker, _, bound) => {
+                if let Some(hook) = &mut self.listening {
+                    guard(primary, "on_listening", || hook(&worker, &[bound]));
                 }
             }
             Event::Messages(worker, messages, consumption) => {

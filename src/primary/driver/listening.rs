@@ -22,7 +22,9 @@ use crate::{
     ipc::letter::Letter,
     listeners::{Bound, Name},
     message::Message,
-    primary::{acceptor::Acceptor, dispatch::Way, link::Seen, succession::KeptAsked},
+    primary::{
+        acceptor::Acceptor, dispatch::Way, hooks::Event, link::Seen, succession::KeptAsked,
+    },
     sockets::Listener,
     wanted::{Answer, FIRST, Failure, Place, Wanted},
 };
@@ -36,6 +38,8 @@ struct Asked {
     socket: Socket,
     /// Who has been told that it listens there.
     members: BTreeSet<WorkerId>,
+    /// Of whom it has been told that they listen there.
+    told: BTreeSet<WorkerId>,
     /// Since when there is nobody. The last one has ended without closing it: its successor finds clients waiting.
     deserted: Option<Instant>,
 }
@@ -203,6 +207,7 @@ impl Driver {
             wanted,
             socket,
             members: BTreeSet::new(),
+            told: BTreeSet::new(),
             deserted: Some(Instant::now()),
         };
         self.listening.open.insert(number, asked);
@@ -252,6 +257,7 @@ impl Driver {
         if let Some(asked) = self.listening.open.get_mut(&kept.number) {
             let lives = |id: &WorkerId| self.children.contains_key(id);
             asked.members = kept.members.into_iter().filter(lives).collect();
+            asked.told = asked.members.clone();
         }
         for id in kept.accepting {
             self.accepts(kept.number, id);
@@ -275,6 +281,7 @@ impl Driver {
 
     /// A worker takes connections of a listener, or has room for them again.
     pub(super) fn accepts(&mut self, listener: u16, id: WorkerId) {
+        self.tell_of(listener, id);
         if let (Some(child), true) = (self.children.get(&id), self.is_member(listener, id)) {
             let way = || Way {
                 sender: child.intake.clone(),
@@ -285,6 +292,20 @@ impl Driver {
             if !child.handle.is_retired() {
                 self.dispatch.borrow_mut().accepts(listener, id, way);
             }
+        }
+    }
+
+    /// The first time, it is an event that a worker listens there.
+    fn tell_of(&mut self, listener: u16, id: WorkerId) {
+        if let Some(child) = self.children.get(&id)
+            && let Some(asked) = self.listening.open.get_mut(&listener)
+            && asked.members.contains(&id)
+            && child.handle.is_connected()
+            && asked.told.insert(id)
+        {
+            let (worker, bound) = (child.handle.clone(), asked.socket.get().local.clone());
+            let asked = asked.wanted.address();
+            self.events.send(Event::ListeningAt(worker, asked, bound));
         }
     }
 
@@ -308,6 +329,7 @@ impl Driver {
         let Some(asked) = self.listening.open.get_mut(&listener) else {
             return;
         };
+        asked.told.remove(&id);
         if !asked.members.remove(&id) {
             return;
         }

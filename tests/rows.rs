@@ -64,7 +64,10 @@ fn main() {
             println!("| {} | {} | {reason} |", row.id, row.about);
         }
     }
-    let without = table.iter().filter(|(row, _)| row.without.is_some()).count();
+    let without = table
+        .iter()
+        .filter(|(row, _)| row.without.is_some())
+        .count();
     println!(
         "\n{} rows: {} shown by {} tests, {without} without a meaning in Rust; {failed} failed.",
         table.len(),
@@ -74,7 +77,10 @@ fn main() {
     for problem in &wrong {
         println!("{problem}");
     }
-    for test in all.iter().filter(|test| passed.get(&test.path) != Some(&true)) {
+    for test in all
+        .iter()
+        .filter(|test| passed.get(&test.path) != Some(&true))
+    {
         println!("`{}` did not pass", test.path);
     }
     if failed > 0 {

@@ -37,7 +37,9 @@ impl Life {
 pub(super) fn note(event: &Event) {
     match event {
         Event::Online(worker) => worker.life().send_modify(|life| life.online = true),
-        Event::Listening(worker) | Event::ListeningAt(worker, ..) => worker.life().send_modify(|life| life.listening = true),
+        Event::Listening(worker) | Event::ListeningAt(worker, ..) => {
+            worker.life().send_modify(|life| life.listening = true)
+        }
         Event::Disconnect(worker) => worker.life().send_modify(|life| life.disconnected = true),
         Event::Exit(worker, exit) => {
             worker

@@ -95,7 +95,12 @@ mod tests {
         let file = std::fs::File::open("/dev/null").unwrap();
         assert!(bind(&file).await.unwrap_err().contains("no stream socket"));
         assert!(bind(&-1).await.unwrap_err().contains("of this number"));
-        assert!(bind(&1_000_000).await.unwrap_err().contains("of this number"));
+        assert!(
+            bind(&1_000_000)
+                .await
+                .unwrap_err()
+                .contains("of this number")
+        );
 
         let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
         assert!(bind(&udp).await.unwrap_err().contains("no stream socket"));

@@ -22,9 +22,7 @@ use crate::{
     ipc::letter::Letter,
     listeners::{Bound, Name},
     message::Message,
-    primary::{
-        acceptor::Acceptor, dispatch::Way, hooks::Event, link::Seen, succession::KeptAsked,
-    },
+    primary::{acceptor::Acceptor, dispatch::Way, hooks::Event, link::Seen, succession::KeptAsked},
     sockets::Listener,
     wanted::{Answer, FIRST, Failure, Place, Wanted},
 };

@@ -130,6 +130,9 @@ pub fn ids(text: &str) -> Vec<String> {
 
 fn id(word: &str) -> Option<(char, u32)> {
     let (kind, number) = word.split_once('-')?;
-    let kind = kind.parse().ok().filter(|kind| "NCEWXSILRK".contains(*kind))?;
+    let kind = kind
+        .parse()
+        .ok()
+        .filter(|kind| "NCEWXSILRK".contains(*kind))?;
     Some((kind, number.parse().ok()?))
 }

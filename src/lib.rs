@@ -15,6 +15,8 @@
 //! }
 //! ```
 //!
+//! Who comes from Node finds every member and event in [`from_node`].
+//!
 //! # What runs where
 //!
 //! Every process runs `main` from the top. A primary supervises at `serve`; a worker serves there. **Everything above `serve` runs in
@@ -150,6 +152,9 @@ pub use worker::{Draining, Messages, Worker};
 
 #[doc = include_str!("../docs/restarting.md")]
 pub mod restarting {}
+
+#[doc = include_str!("../docs/node.md")]
+pub mod from_node {}
 
 /// The README's snippets, kept compiling.
 #[cfg(all(doctest, feature = "axum"))]

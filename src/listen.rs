@@ -1,5 +1,6 @@
 //! `cluster::listen`: listeners that a program opens itself, shared by all workers that open the same.
 
+mod own;
 mod stream;
 
 use std::{
@@ -9,7 +10,6 @@ use std::{
     net::SocketAddr,
     pin::Pin,
     sync::Arc,
-    time::Duration,
 };
 
 use tokio::{
@@ -227,9 +227,6 @@ enum Inner {
     },
 }
 
-/// Descriptors or memory are used up: how long accepting pauses.
-const PAUSE: Duration = Duration::from_millis(100);
-
 impl Listener {
     fn shared(port: Port) -> Self {
         let local = port.local.clone();
@@ -275,7 +272,7 @@ impl Listener {
                     room,
                 } => {
                     let permit = room.clone().acquire_owned().await.ok()?;
-                    let (fd, peer) = own(socket, worker.as_ref()).await?;
+                    let (fd, peer) = own::accept(socket, worker.as_ref()).await?;
                     (fd, peer, Held::Place(permit))
                 }
             };
@@ -283,45 +280,6 @@ impl Listener {
                 Ok(inner) => return Some((Stream { inner, held }, Peer(peer))),
                 Err(error) => tracing::error!(%error, "a connection cannot be used"),
             }
-        }
-    }
-}
-
-type Accepted = (std::os::fd::OwnedFd, Option<SocketAddr>);
-
-/// Accepts by oneself; `None` when this worker leaves and nobody waits any more.
-async fn own(socket: &AsyncFd<sockets::Listener>, worker: Option<&Worker>) -> Option<Accepted> {
-    let draining = async {
-        match worker {
-            Some(worker) => worker.draining().await,
-            None => std::future::pending().await,
-        }
-    };
-    tokio::pin!(draining);
-    loop {
-        match sockets::accept(socket) {
-            Ok(accepted) => return Some(accepted),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) if sockets::is_shortage(&error) => {
-                tracing::error!(%error, "cannot accept; clients wait in the backlog");
-                tokio::time::sleep(PAUSE).await;
-                continue;
-            }
-            // This one failed before it was accepted.
-            Err(_) => continue,
-        }
-        tokio::select! {
-            ready = socket.readable() => match ready {
-                Ok(mut ready) => {
-                    // Asked again first: what comes after that sets it again.
-                    match sockets::accept(socket) {
-                        Ok(accepted) => return Some(accepted),
-                        Err(_) => ready.clear_ready(),
-                    }
-                }
-                Err(_) => return None,
-            },
-            () = &mut draining => return sockets::accept(socket).ok(),
         }
     }
 }

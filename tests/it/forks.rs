@@ -434,7 +434,7 @@ fn story(of: &str) {
     assert!(output.contains("\nthe end"), "{output}");
 }
 
-// C-10, S-2, S-4 to S-6, S-11, S-12, N-8: what is said last counts, for all forks; one of them may be otherwise, and is alone in that.
+// C-10, S-2, S-4 to S-7, S-11, S-12, N-8: what is said last counts, for all forks; one of them may be otherwise, and is alone in that.
 #[test]
 fn settings_hold_for_every_fork_and_one_may_differ() {
     story("settings");
@@ -464,6 +464,17 @@ fn an_error_names_its_worker() {
     story("errors");
 }
 
+// N-7, C-11, K-22: also where the program forks its workers itself.
+#[test]
+fn a_policy_that_is_none_is_an_error_before_the_first_fork() {
+    let server = Server::fixture("forks::stories").env("STORY", "ends");
+    let server = server.env("AXUM_CLUSTER_SCHEDULING", "fastest");
+    let (status, output) = server.start_expecting_exit();
+    assert_ne!(status.code(), Some(0), "{output}");
+    let error = "AXUM_CLUSTER_SCHEDULING is `fastest`";
+    assert!(output.contains(error), "{output}");
+}
+
 #[test]
 #[ignore = "a fixture: other tests run it as a process of its own"]
 fn stories() {
@@ -472,12 +483,16 @@ fn stories() {
     };
     let base = ["forks::stories", "--exact", "--ignored", "--nocapture"];
     let args = move |last: &'static str| base.into_iter().chain([last]);
-    let cluster = Cluster::new()
+    let mut cluster = Cluster::new()
         .exec(std::env::current_exe().unwrap())
+        .scheduling(axum_cluster::Scheduling::LeastConnections)
         .args(args("overruled"))
         .args(args("for-all"))
         .cwd("/")
         .silent(story == "settings");
+    if story == "settings" && rustix::process::geteuid().is_root() {
+        cluster = cluster.gid(1234).uid(1234);
+    }
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -507,7 +522,10 @@ async fn settings(primary: &Primary, other: impl Iterator<Item = &'static str>) 
     };
     let first = primary.fork().unwrap();
     let other = primary.fork_with(|options| {
-        let options = options.args(other).cwd("/proc").env("WORD", "its own");
+        let mut options = options.args(other).cwd("/proc").env("WORD", "its own");
+        if rustix::process::geteuid().is_root() {
+            options = options.gid(1235).uid(1235);
+        }
         options
             .stdout(std::process::Stdio::null())
             .stderr(std::process::Stdio::piped())
@@ -520,7 +538,7 @@ async fn settings(primary: &Primary, other: impl Iterator<Item = &'static str>) 
             process.take_stdout().unwrap(),
             process.take_stderr().unwrap(),
         );
-        let plain = Some("for-all in / with nothing".to_owned());
+        let plain = Some(format!("for-all in / with nothing as {}", user(1234)));
         assert_eq!(
             (text(&mut stdout), text(&mut stderr)),
             (plain.clone(), plain)
@@ -528,16 +546,27 @@ async fn settings(primary: &Primary, other: impl Iterator<Item = &'static str>) 
     }
     assert!(other.process().take_stdout().is_none());
     let mut stderr = other.process().take_stderr().unwrap();
-    let differs = "for-one in /proc with its own";
-    assert_eq!(text(&mut stderr).as_deref(), Some(differs));
+    let differs = format!("for-one in /proc with its own as {}", user(1235));
+    assert_eq!(text(&mut stderr), Some(differs));
     println!("\nthe end");
+}
+
+/// Only root can choose.
+fn user(wanted: u32) -> u32 {
+    let this = rustix::process::geteuid();
+    if this.is_root() {
+        wanted
+    } else {
+        this.as_raw()
+    }
 }
 
 async fn tell_settings(worker: &Worker) {
     let here = std::env::current_dir().unwrap();
     let word = std::env::var("WORD").unwrap_or_else(|_| "nothing".into());
     let last = std::env::args().next_back().unwrap();
-    let said = format!("\nsay: {last} in {} with {word}", here.display());
+    let user = rustix::process::geteuid().as_raw();
+    let said = format!("\nsay: {last} in {} with {word} as {user}", here.display());
     println!("{said}");
     eprintln!("{said}");
     worker.draining().await;

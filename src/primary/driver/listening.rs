@@ -1,7 +1,6 @@
 //! Listeners that workers ask for: bound once for all who want the same, closed with the last who listens there.
 
 use std::{
-    cell::RefCell,
     collections::{BTreeMap, BTreeSet},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     rc::Rc,
@@ -9,12 +8,9 @@ use std::{
 };
 
 use rustix::io::Errno;
-use tokio::{
-    sync::Mutex,
-    task::{JoinHandle, spawn_local},
-};
+use tokio::task::{JoinHandle, spawn_local};
 
-use super::Driver;
+use super::{Driver, closing::Closing};
 use crate::{
     error::{Error, Result},
     frame::Kind,
@@ -67,25 +63,6 @@ pub(super) struct Listening {
     closing: Rc<Closing>,
     /// Numbers given out: one that is free again is not used at once, because connections of it may still be under way.
     given: u16,
-}
-
-/// Sockets that close as soon as their tasks have ended.
-#[derive(Default)]
-struct Closing {
-    tasks: RefCell<Vec<JoinHandle<()>>>,
-    turn: Mutex<()>,
-}
-
-impl Closing {
-    /// Completes when everything closed so far is: only then its addresses can be bound again.
-    async fn settle(&self) {
-        let _turn = self.turn.lock().await;
-        let tasks = std::mem::take(&mut *self.tasks.borrow_mut());
-        for task in tasks {
-            // Aborted, which is no news.
-            let _ = task.await;
-        }
-    }
 }
 
 impl Listening {
@@ -372,7 +349,7 @@ impl Driver {
             tracing::info!("not listening on {} any more", asked.socket.get().local);
             if let Socket::Accepted(_, running) = asked.socket {
                 running.abort();
-                self.listening.closing.tasks.borrow_mut().push(running);
+                self.listening.closing.add(running);
                 self.dispatch.borrow_mut().close_pool(listener);
             }
         }

@@ -17,6 +17,7 @@ pub struct Test {
     /// As `cargo test` has it.
     pub path: String,
     /// In the library; otherwise in `it`.
+    #[allow(dead_code, reason = "for the table")]
     pub unit: bool,
     pub rows: Vec<String>,
 }

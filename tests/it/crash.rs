@@ -59,15 +59,18 @@ fn with_every_worker_stuck_clients_wait_in_the_backlog() {
     workers
         .iter()
         .for_each(|&pid| server.signal_to(pid, Signal::SIGSTOP));
-    let mut wires: Vec<_> = (0..500).map(|_| Wire::to(server.addr()).unwrap()).collect();
+    // Stopped meanwhile, the primary finds all at once: then its windows hold the most.
+    server.signal(Signal::SIGSTOP);
+    let mut wires: Vec<_> = (0..900).map(|_| Wire::to(server.addr()).unwrap()).collect();
+    server.signal(Signal::SIGCONT);
     wires
         .iter_mut()
         .for_each(|wire| wire.send(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n").unwrap());
     // Long enough for everything that it would accept.
     sleep(300 * MS);
     let held = server.fds().saturating_sub(before);
-    eprintln!("the primary holds {held} of 500 connections");
-    assert!(held <= 100, "{held} connections are held");
+    eprintln!("the primary holds {held} of 900 connections");
+    assert!(held <= 450, "{held} connections are held");
     workers
         .iter()
         .for_each(|&pid| server.signal_to(pid, Signal::SIGCONT));

@@ -600,7 +600,10 @@ fn workers_share_a_udp_socket() {
     }
     close(&server, 2, "udp");
     server.wait_for_line(&format!("not listening on {addr}"));
-    std::net::UdpSocket::bind(&addr).unwrap();
+    // The line is said just before.
+    server.wait_until("the address is free", |_| {
+        std::net::UdpSocket::bind(&addr).is_ok()
+    });
 }
 
 // L-14: bound once, with the mode that was asked for, and removed with the last who listens.

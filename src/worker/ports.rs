@@ -218,6 +218,10 @@ pub(super) fn route(worker: &Worker, conn: Conn) {
         return give_back(worker, [(conn, open)]);
     };
     let mut waiting = lock(&queue.inner);
+    if waiting.closed {
+        drop(waiting);
+        return give_back(worker, [(conn, open)]);
+    }
     if !waiting.has_room() {
         waiting.tell_full(worker, number);
         drop(waiting);

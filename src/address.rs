@@ -3,6 +3,7 @@
 use std::{
     fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    os::fd::RawFd,
     path::{Path, PathBuf},
 };
 
@@ -11,7 +12,7 @@ use serde::{Deserialize, Serialize};
 /// An address to listen on, or one that is listened on.
 ///
 /// Made from anything a person would pass: `"127.0.0.1:8000"`, `"localhost:8000"`, `("127.0.0.1", 8000)`, a [`SocketAddr`],
-/// `"unix:/run/app.sock"`. Port 0 asks for any free port; all workers share it.
+/// `"unix:/run/app.sock"`, [`PrimaryFd`]. Port 0 asks for any free port; all workers share it.
 ///
 /// ```
 /// use axum_cluster::Address;
@@ -28,7 +29,26 @@ pub(crate) enum Kind {
     Unix(PathBuf),
     /// `host:port`, resolved when it is bound.
     Name(String),
+    PrimaryFd(PrimaryFd),
 }
+
+/// A socket that the primary process has already, by the number of its descriptor (Node's `listen({ fd })`): say one that it was
+/// started with. Asked for by a worker, the number is still the primary's.
+///
+/// A stream socket that is bound, or listens, for [`listen`](crate::cluster::listen) and [`bind`](crate::ClusteredServer::bind); one for
+/// datagrams for [`bind_udp`](crate::cluster::bind_udp). It is made non-blocking. The descriptor stays the program's: with the cluster's
+/// listener only a duplicate of it is closed, so that clients still connect, and wait, until the program closes it. Written as text it is
+/// `fd:3`.
+///
+/// ```no_run
+/// # use axum_cluster::{PrimaryFd, cluster};
+/// # async fn listen() -> axum_cluster::Result<()> {
+/// let listener = cluster::listen(PrimaryFd(3)).await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct PrimaryFd(pub RawFd);
 
 impl Address {
     /// The IP address and port; `None` for a unix socket, and for a host name that has not been looked up.
@@ -52,7 +72,7 @@ impl Address {
         match &self.0 {
             Kind::Socket(addr) => addr.port() == 0,
             Kind::Name(name) => name.ends_with(":0"),
-            Kind::Unix(_) => false,
+            Kind::Unix(_) | Kind::PrimaryFd(_) => false,
         }
     }
 
@@ -68,6 +88,11 @@ impl Address {
         &self.0
     }
 
+    /// The primary has it already.
+    pub(crate) fn is_primary_fd(&self) -> bool {
+        matches!(self.0, Kind::PrimaryFd(_))
+    }
+
     pub(crate) fn unix(path: PathBuf) -> Self {
         Self(Kind::Unix(path))
     }
@@ -79,6 +104,7 @@ impl fmt::Display for Address {
             Kind::Socket(addr) => addr.fmt(f),
             Kind::Unix(path) => write!(f, "unix:{}", path.display()),
             Kind::Name(name) => f.write_str(name),
+            Kind::PrimaryFd(PrimaryFd(number)) => write!(f, "fd:{number}"),
         }
     }
 }
@@ -87,6 +113,9 @@ impl From<&str> for Address {
     fn from(text: &str) -> Self {
         if let Some(path) = text.strip_prefix("unix:") {
             return Self(Kind::Unix(path.into()));
+        }
+        if let Some(Ok(number)) = text.strip_prefix("fd:").map(str::parse) {
+            return Self::from(PrimaryFd(number));
         }
         Self(
             text.parse()
@@ -104,6 +133,12 @@ impl From<String> for Address {
 impl From<&String> for Address {
     fn from(text: &String) -> Self {
         Self::from(text.as_str())
+    }
+}
+
+impl From<PrimaryFd> for Address {
+    fn from(fd: PrimaryFd) -> Self {
+        Self(Kind::PrimaryFd(fd))
     }
 }
 
@@ -180,6 +215,8 @@ mod tests {
             (([127, 0, 0, 1], 0).addresses(), "127.0.0.1:0"),
             (v6.addresses(), "[::1]:8000"),
             ("unix:/run/x".to_owned().addresses(), "unix:/run/x"),
+            (PrimaryFd(3).addresses(), "fd:3"),
+            ("fd:3".addresses(), "fd:3"),
         ] {
             assert_eq!(given.len(), 1);
             assert_eq!(given[0].to_string(), shown);

@@ -9,6 +9,7 @@ use crate::{
     cluster::{self, Exit, Primary, WorkerHandle},
     error::Error,
     frame::{Frame, frames},
+    id::Slot,
     ipc::channel::Consumption,
     message::Message,
     primary,
@@ -35,7 +36,8 @@ pub enum Event {
         /// Which.
         worker: WorkerHandle,
     },
-    /// A worker serves; one event for each address.
+    /// A worker listens: it serves, with one event for each address of the server, or has
+    /// [opened a listener](crate::cluster::listen) or a [UDP socket](crate::cluster::bind_udp) of its own.
     Listening {
         /// Which.
         worker: WorkerHandle,
@@ -67,6 +69,10 @@ pub enum Event {
     },
     /// Something went wrong that no call could return: an automatic start failed, or a worker sent what nobody understands.
     Error {
+        /// The worker that it is about; `None` where there is none, or not yet.
+        worker: Option<WorkerHandle>,
+        /// The place that it is about: of that worker, or of one that could not be started.
+        slot: Option<Slot>,
         /// What.
         error: Error,
     },
@@ -141,6 +147,11 @@ impl Events {
                     }));
                 return;
             }
+            primary::Event::ListeningAt(worker, asked, bound) => Event::Listening {
+                worker,
+                asked: Some(asked),
+                bound,
+            },
             primary::Event::Messages(worker, framed, consumption) => {
                 self.messages = Some((worker, framed, consumption));
                 return;
@@ -148,12 +159,20 @@ impl Events {
             primary::Event::Letter(worker, letter, _receipt) => {
                 match primary::open(&worker, letter) {
                     Ok(message) => Event::Message { worker, message },
-                    Err(error) => Event::Error { error },
+                    Err(error) => Event::Error {
+                        slot: Some(worker.slot()),
+                        worker: Some(worker),
+                        error,
+                    },
                 }
             }
             primary::Event::Disconnect(worker) => Event::Disconnect { worker },
             primary::Event::Exit(worker, exit) => Event::Exit { worker, exit },
-            primary::Event::Error(error) => Event::Error { error },
+            primary::Event::Error(concerned, error) => Event::Error {
+                worker: concerned.worker,
+                slot: concerned.slot,
+                error,
+            },
             // What only hooks are told.
             other => return running.call(other),
         };

@@ -7,7 +7,7 @@ use crate::{
     error::Result,
     primary::{Forks, Hooks},
     server::ClusteredServer,
-    settings::Settings,
+    settings::{Scheduling, Settings},
     start::{Part, begin},
 };
 
@@ -43,11 +43,16 @@ use crate::{
 ///
 /// A worker that was told to leave ends when its `main` returns; one that does not within the [drain deadline](Self::drain_deadline)
 /// is killed. In the primary, TERM and INT disconnect every worker; when the last has ended, [`Events`](crate::cluster::Events) end.
+///
+/// What a [`ClusteredServer`] does with its workers by itself, the program does here: nobody is started again, aborted when it hangs, or
+/// restarted by HUP; there is no time within which a worker has to listen, and no upgrade in place: workers that never `serve` have no
+/// connections that could wait for it.
 #[derive(Debug, Default)]
 #[must_use = "a cluster does nothing until it is started"]
 pub struct Cluster {
     exec: Option<PathBuf>,
     forks: Forks,
+    scheduling: Scheduling,
     drain_deadline: Option<Duration>,
 }
 
@@ -82,6 +87,26 @@ impl Cluster {
         self
     }
 
+    /// The user that workers run as. Needs the privilege to change it. Default: the primary's.
+    pub fn uid(mut self, uid: u32) -> Self {
+        self.forks.uid = Some(uid);
+        self
+    }
+
+    /// The group that workers run as; as [`uid`](Self::uid).
+    pub fn gid(mut self, gid: u32) -> Self {
+        self.forks.gid = Some(gid);
+        self
+    }
+
+    /// Who gets a new connection of a listener that workers [share](crate::cluster::listen). `AXUM_CLUSTER_SCHEDULING` overrides it.
+    ///
+    /// Such connections always go through the primary: `Shared` is rotation here.
+    pub fn scheduling(mut self, scheduling: Scheduling) -> Self {
+        self.scheduling = scheduling;
+        self
+    }
+
     /// How long a worker that was told to leave may take. Default: 30 s.
     pub fn drain_deadline(mut self, time: Duration) -> Self {
         self.drain_deadline = Some(time);
@@ -103,6 +128,7 @@ impl Cluster {
             settings: Settings {
                 // Not a number of workers; 0 would be this process.
                 workers: 1,
+                scheduling: self.scheduling,
                 drain_deadline: self.drain_deadline.unwrap_or(default.drain_deadline),
                 ..default
             },

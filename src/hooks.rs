@@ -35,7 +35,8 @@ impl ClusteredServer {
         self
     }
 
-    /// A worker serves (Node's `listening`); with the addresses, as bound.
+    /// A worker listens (Node's `listening`): it serves, with the server's addresses as bound; or it has
+    /// [opened a listener](crate::cluster::listen) or a [UDP socket](crate::cluster::bind_udp) of its own, with that address alone.
     pub fn on_listening(
         mut self,
         hook: impl FnMut(&WorkerHandle, &[Address]) + Send + 'static,

@@ -15,6 +15,8 @@
 //! }
 //! ```
 //!
+//! Who comes from Node finds every member and event in [`from_node`].
+//!
 //! # What runs where
 //!
 //! Every process runs `main` from the top. A primary supervises at `serve`; a worker serves there. **Everything above `serve` runs in
@@ -80,7 +82,7 @@
 //! 4 roles      primary/ (driver/, dispatch/, fork, choice, acceptor, link, gate, process, memory, image, succession, handle, life, wishes, hooks)
 //!              worker/ (run, apps, doors, served, ports, inbox, hub, leaving, watch)
 //! 3 http       http/ (serving, timeouts, draining, letting go): knows a stream and a service, not who handed them over
-//! 2 wires      ipc/ (channel, intake, outbox, letter, requests, datagram, memfd, parcel, limits)  scoreboard/  listeners  sockets  signals  birth  reactor  ticks
+//! 2 wires      ipc/ (channel, intake, outbox, letter, requests, datagram, memfd, parcel, limits)  scoreboard/  listeners  sockets/  signals  birth  reactor  ticks
 //! 1 machines   supervisor/  recycling  rebalance  scheduler  frame: pure, no tokio, no descriptor, no clock
 //! 0 words      schedule  settings  address  wanted  event  message  moved  signal  id  error
 //! ```
@@ -132,7 +134,7 @@ mod upkeep;
 mod wanted;
 mod worker;
 
-pub use address::{Address, Addresses};
+pub use address::{Address, Addresses, PrimaryFd};
 pub use error::{BoxError, Error, Result};
 pub use event::{CutRequest, Exit, Restarted};
 #[cfg(feature = "axum")]
@@ -151,6 +153,9 @@ pub use worker::{Draining, Messages, Worker};
 
 #[doc = include_str!("../docs/restarting.md")]
 pub mod restarting {}
+
+#[doc = include_str!("../docs/node.md")]
+pub mod from_node {}
 
 /// The README's snippets, kept compiling.
 #[cfg(all(doctest, feature = "axum"))]

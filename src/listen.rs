@@ -1,5 +1,6 @@
 //! `cluster::listen`: listeners that a program opens itself, shared by all workers that open the same.
 
+mod own;
 mod stream;
 
 use std::{
@@ -8,11 +9,15 @@ use std::{
     io,
     net::SocketAddr,
     pin::Pin,
-    time::Duration,
+    sync::Arc,
 };
 
-use tokio::io::{Interest, unix::AsyncFd};
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    sync::Semaphore,
+};
 
+use stream::Held;
 pub use stream::Stream;
 
 use crate::{
@@ -29,8 +34,13 @@ use crate::{
 /// Listens on an address from wherever the program is (Node's `server.listen()` in a worker). A builder: await it.
 ///
 /// In a worker it asks the primary, which binds once for all workers that ask for the same and hands each connection to one of those
-/// that listen. Workers that ask for port 0 share a port: the first of each worker is the same, the second of each another. In a
-/// primary, and in a program that is no cluster, it binds by itself.
+/// that listen. Workers that ask for port 0 share a port: the first of each worker is the same, the second of each another. A
+/// [`PrimaryFd`](crate::PrimaryFd) is a socket that the primary has already. In a primary, and in a program that is no cluster, it binds
+/// by itself.
+///
+/// The primary tells of it: [`Event::Listening`](cluster::Event::Listening) and
+/// [`on_listening`](crate::ClusteredServer::on_listening), once a listener and worker, with the address as asked for and as bound. Not of
+/// one that is [exclusive](Listen::exclusive), of which it knows nothing.
 ///
 /// The primary accepts only while some worker has room, and closes the socket when the last worker has closed its listener. Where the
 /// last one has *died* or has left, the socket stays open for the [boot timeout](crate::ClusteredServer::boot_timeout), so that its
@@ -70,6 +80,7 @@ pub fn listen(address: impl Into<Address>) -> Listen {
             ..Options::default()
         },
         exclusive: false,
+        max_connections: usize::MAX,
     }
 }
 
@@ -80,9 +91,20 @@ pub struct Listen {
     address: Address,
     options: Options,
     exclusive: bool,
+    max_connections: usize,
 }
 
 impl Listen {
+    /// How many connections of this listener this worker has open at the most (Node's `server.maxConnections`), those that wait to be
+    /// accepted among them. Default: no limit of its own.
+    ///
+    /// Past it, further ones go to other workers; when all are full, they wait in the kernel's backlog, and nobody spins. It is this worker's
+    /// own: others may have another one. With 0 this worker keeps the listener open and takes nothing.
+    pub fn max_connections(mut self, connections: usize) -> Self {
+        self.max_connections = connections;
+        self
+    }
+
     /// How many clients the kernel keeps waiting. Default 1024 (the system's own limit also holds).
     ///
     /// Workers that share a listener have to agree: one that asks for another backlog gets an error.
@@ -130,19 +152,36 @@ impl Listen {
                     options: self.options,
                     index: 0,
                 };
-                Port::ask(&worker, wanted)
+                Port::ask(&worker, wanted, self.max_connections)
                     .await
                     .map(|(port, _)| Listener::shared(port))
+            }
+            Some(worker) if worker.ports().can_ask() && address.is_primary_fd() => {
+                Err(exclusively_the_primarys(address))
             }
             worker => {
                 let listener = sockets::Listener::bind_as(&address, &self.options).await?;
                 let local = listener.local.clone();
                 let watched = reactor::watch(listener, Interest::READABLE);
                 let socket = watched.map_err(|source| Error::Bind { address, source })?;
-                let inner = Inner::Own { socket, worker };
+                let limit = self.max_connections.min(Semaphore::MAX_PERMITS);
+                let inner = Inner::Own {
+                    socket,
+                    worker,
+                    room: Arc::new(Semaphore::new(limit)),
+                };
                 Ok(Listener { inner, local })
             }
         }
+    }
+}
+
+/// A worker's own socket that is the primary's: there is no such thing.
+pub(crate) fn exclusively_the_primarys(address: Address) -> Error {
+    let text = "a descriptor of the primary is shared by all workers; ask for it without `exclusive` and `reuse_port`";
+    Error::Bind {
+        address,
+        source: io::Error::new(io::ErrorKind::InvalidInput, text),
     }
 }
 
@@ -184,11 +223,9 @@ enum Inner {
     Own {
         socket: AsyncFd<sockets::Listener>,
         worker: Option<Worker>,
+        room: Arc<Semaphore>,
     },
 }
-
-/// Descriptors or memory are used up: how long accepting pauses.
-const PAUSE: Duration = Duration::from_millis(100);
 
 impl Listener {
     fn shared(port: Port) -> Self {
@@ -224,59 +261,25 @@ impl Listener {
     /// Cancel safe: a connection is taken only when it is returned. Several tasks may accept at once.
     pub async fn accept(&self) -> Option<(Stream, Peer)> {
         loop {
-            let (fd, peer, open) = match &self.inner {
+            let (fd, peer, held) = match &self.inner {
                 Inner::Shared(port) => {
                     let (conn, open) = port.accept().await?;
-                    (conn.fd, conn.peer, Some(open))
+                    (conn.fd, conn.peer, Held::Open(open))
                 }
-                Inner::Own { socket, worker } => {
-                    let (fd, peer) = own(socket, worker.as_ref()).await?;
-                    (fd, peer, None)
+                Inner::Own {
+                    socket,
+                    worker,
+                    room,
+                } => {
+                    let permit = room.clone().acquire_owned().await.ok()?;
+                    let (fd, peer) = own::accept(socket, worker.as_ref()).await?;
+                    (fd, peer, Held::Place(permit))
                 }
             };
             match sockets::Stream::new(fd, peer) {
-                Ok(inner) => return Some((Stream { inner, open }, Peer(peer))),
+                Ok(inner) => return Some((Stream { inner, held }, Peer(peer))),
                 Err(error) => tracing::error!(%error, "a connection cannot be used"),
             }
-        }
-    }
-}
-
-type Accepted = (std::os::fd::OwnedFd, Option<SocketAddr>);
-
-/// Accepts by oneself; `None` when this worker leaves and nobody waits any more.
-async fn own(socket: &AsyncFd<sockets::Listener>, worker: Option<&Worker>) -> Option<Accepted> {
-    let draining = async {
-        match worker {
-            Some(worker) => worker.draining().await,
-            None => std::future::pending().await,
-        }
-    };
-    tokio::pin!(draining);
-    loop {
-        match sockets::accept(socket) {
-            Ok(accepted) => return Some(accepted),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) if sockets::is_shortage(&error) => {
-                tracing::error!(%error, "cannot accept; clients wait in the backlog");
-                tokio::time::sleep(PAUSE).await;
-                continue;
-            }
-            // This one failed before it was accepted.
-            Err(_) => continue,
-        }
-        tokio::select! {
-            ready = socket.readable() => match ready {
-                Ok(mut ready) => {
-                    // Asked again first: what comes after that sets it again.
-                    match sockets::accept(socket) {
-                        Ok(accepted) => return Some(accepted),
-                        Err(_) => ready.clear_ready(),
-                    }
-                }
-                Err(_) => return None,
-            },
-            () = &mut draining => return sockets::accept(socket).ok(),
         }
     }
 }
@@ -329,7 +332,7 @@ impl Worker {
     ///
     /// Dropped while it waits, it closes the connection.
     pub async fn serve_connection(&self, stream: impl Into<Stream>) -> Result<()> {
-        let Stream { inner, open: _open } = stream.into();
+        let Stream { inner, held: _held } = stream.into();
         let failed = |source| Error::System {
             doing: "take over a connection",
             source,

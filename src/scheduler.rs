@@ -287,6 +287,7 @@ mod tests {
         }
     }
 
+    // R-4, K-12: the load is what is open.
     #[test]
     fn least_connections_fills_the_gap_and_rotates_among_equals() {
         let mut scheduler = with_workers(Scheduling::LeastConnections, 3);

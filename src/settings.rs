@@ -134,6 +134,7 @@ const MAX_WORKERS: u32 = 4096;
 mod tests {
     use super::*;
 
+    // C-11, K-22.
     #[test]
     fn the_environment_overrides_and_a_typo_is_an_error() {
         let settings = Settings::default()

@@ -1,5 +1,6 @@
 //! Listening sockets of the primary, and the streams that workers make of what they are handed.
 
+mod numbered;
 mod stream;
 
 use std::{
@@ -52,6 +53,7 @@ impl Listener {
         match address.kind() {
             Kind::Socket(addr) => Self::tcp(*addr, options).map_err(failed),
             Kind::Unix(path) => Self::unix(path, options).await.map_err(failed),
+            Kind::PrimaryFd(fd) => Self::numbered(*fd, options).map_err(failed),
             Kind::Name(name) => {
                 let bad = |source| Error::Address {
                     given: name.clone(),
@@ -78,6 +80,7 @@ impl Listener {
         let addresses: Vec<_> = match address.kind() {
             Kind::Socket(addr) => vec![*addr],
             Kind::Unix(_) => return Err(failed(io::ErrorKind::Unsupported.into())),
+            Kind::PrimaryFd(fd) => return Self::numbered_datagram(*fd).map_err(failed),
             Kind::Name(name) => tokio::net::lookup_host(name)
                 .await
                 .map_err(|source| Error::Address {

@@ -140,8 +140,8 @@ async fn begin_primary(server: ClusteredServer, mut estate: Option<Estate>) -> R
     let scheduling = variable("AXUM_CLUSTER_SCHEDULING");
     let schedule = schedule.filter(|_| scheduling.is_none());
     let settings = match &forks {
-        // They are about workers that nobody starts here.
-        Some(_) => settings,
+        // How many workers there are nobody decides here.
+        Some(_) => settings.overridden(None, scheduling.as_deref())?,
         None => settings.overridden(
             variable("AXUM_CLUSTER_WORKERS").as_deref(),
             scheduling.as_deref(),

@@ -7,7 +7,8 @@ use crate::server::ClusteredServer;
 /// Times and limits. A worker takes the primary's.
 impl ClusteredServer {
     /// How many connections a worker holds at the most; further ones go to other workers or wait. Default: as many as the
-    /// limit of open descriptors allows.
+    /// limit of open descriptors allows. At least 1. A listener of [`cluster::listen`](crate::cluster::listen) has a limit
+    /// [of its own](crate::cluster::Listen::max_connections).
     pub fn max_connections(mut self, connections: usize) -> Self {
         self.settings.max_connections = Some(connections.max(1));
         self

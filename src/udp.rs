@@ -12,6 +12,7 @@ use crate::{
     birth::{Birth, birth},
     cluster,
     error::{Error, Result},
+    listen::exclusively_the_primarys,
     sockets,
     wanted::{Options, Place, Wanted},
     worker::Port,
@@ -20,7 +21,8 @@ use crate::{
 /// Binds a UDP socket (Node's `dgram` in a worker). A builder: await it.
 ///
 /// In a worker it asks the primary, which binds once for all workers that ask for the same; all of them have the same socket, and the
-/// kernel gives each datagram to one of those that wait for one. Port 0 as in [`listen`](cluster::listen). In a primary, and in a
+/// kernel gives each datagram to one of those that wait for one. Port 0 and [`PrimaryFd`](crate::PrimaryFd) as in
+/// [`listen`](cluster::listen). In a primary, and in a
 /// program that is no cluster, it binds by itself.
 ///
 /// ```no_run
@@ -95,10 +97,13 @@ impl BindUdp {
                     options: self.options,
                     index: 0,
                 };
-                let (port, mut fds) = Port::ask(&worker, wanted).await?;
+                let (port, mut fds) = Port::ask(&worker, wanted, usize::MAX).await?;
                 let fd = fds.pop();
                 let fd = fd.ok_or(Error::Protocol("an answer without its socket"))?;
                 (fd, Some(port))
+            }
+            Some(worker) if worker.ports().can_ask() && address.is_primary_fd() => {
+                return Err(exclusively_the_primarys(address));
             }
             _ => {
                 let socket = sockets::Listener::datagram(&address, &self.options).await?;

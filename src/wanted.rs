@@ -152,6 +152,7 @@ fn code_of(kind: io::ErrorKind) -> Option<i32> {
         io::ErrorKind::AddrInUse => Errno::ADDRINUSE,
         io::ErrorKind::AlreadyExists => Errno::EXIST,
         io::ErrorKind::TimedOut => Errno::TIMEDOUT,
+        io::ErrorKind::InvalidInput => Errno::INVAL,
         _ => return None,
     };
     Some(errno.raw_os_error())

@@ -99,6 +99,7 @@ pub(crate) fn receive(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<Receiv
 mod tests {
     use super::*;
 
+    // N-9.
     #[test]
     fn bytes_and_descriptors_travel_together() {
         let (a, b) = pair().unwrap();

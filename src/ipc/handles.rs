@@ -102,6 +102,7 @@ mod tests {
         Message::received_with(bytes::Bytes::new(), fds, None)
     }
 
+    // I-10, I-11, L-9.
     #[tokio::test]
     async fn each_is_taken_as_what_it_is_and_in_order() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

@@ -2,7 +2,7 @@
 
 pub(crate) mod channel;
 mod conn;
-mod datagram;
+pub(crate) mod datagram;
 mod handles;
 pub(crate) mod intake;
 pub(crate) mod letter;

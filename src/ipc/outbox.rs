@@ -345,6 +345,7 @@ mod tests {
         all
     }
 
+    // K-16.
     #[tokio::test]
     async fn small_messages_share_a_datagram_and_orders_go_first() {
         let outbox = Outbox::default();
@@ -506,6 +507,7 @@ mod tests {
         assert!(matches!(outbox.request(&1).await, Err(Error::Gone)));
     }
 
+    // I-5.
     #[tokio::test]
     async fn an_answer_finds_its_request_and_a_late_one_nobody() {
         let outbox = Arc::new(Outbox::default());

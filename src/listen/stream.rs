@@ -6,7 +6,10 @@ use std::{
     task::{Context, Poll},
 };
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    sync::OwnedSemaphorePermit,
+};
 
 use crate::{sockets, worker::Open};
 
@@ -14,8 +17,19 @@ use crate::{sockets, worker::Open};
 #[derive(Debug)]
 pub struct Stream {
     pub(super) inner: sockets::Stream,
-    /// Counts it as open; after the connection itself, so that it counts as closed when it is.
-    pub(super) open: Option<Open>,
+    /// After the connection itself, so that it counts as closed when it is.
+    pub(super) held: Held,
+}
+
+/// What counts a connection as open for as long as it is there.
+#[derive(Debug)]
+pub(super) enum Held {
+    /// By nobody: it came by another way.
+    Nothing,
+    /// It was handed over by the primary.
+    Open(#[expect(dead_code, reason = "held until it is dropped")] Open),
+    /// It was accepted by this process.
+    Place(#[expect(dead_code, reason = "held until it is dropped")] OwnedSemaphorePermit),
 }
 
 impl AsyncRead for Stream {
@@ -60,7 +74,10 @@ impl AsyncWrite for Stream {
 
 impl From<sockets::Stream> for Stream {
     fn from(inner: sockets::Stream) -> Self {
-        Self { inner, open: None }
+        Self {
+            inner,
+            held: Held::Nothing,
+        }
     }
 }
 

@@ -18,6 +18,8 @@ pub(crate) struct Forks {
     pub(crate) args: Option<Vec<OsString>>,
     pub(crate) cwd: Option<PathBuf>,
     pub(crate) silent: bool,
+    pub(crate) uid: Option<u32>,
+    pub(crate) gid: Option<u32>,
 }
 
 /// How one worker is to be started; see [`Primary::fork_with`]. Begins as what the [`Cluster`](crate::cluster::Cluster) was told.
@@ -40,8 +42,8 @@ impl ForkOptions {
             cwd: forks.cwd.clone(),
             stdout: output(),
             stderr: output(),
-            uid: None,
-            gid: None,
+            uid: forks.uid,
+            gid: forks.gid,
         }
     }
 

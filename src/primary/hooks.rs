@@ -15,6 +15,7 @@ use crate::{
     error::{Error, Result},
     event::Exit,
     frame::{self, Frame},
+    id::Slot,
     ipc::{
         channel::{Consumption, Receipt},
         letter::Letter,
@@ -32,6 +33,8 @@ pub(crate) enum Event {
     Fork(WorkerHandle),
     Online(WorkerHandle),
     Listening(WorkerHandle),
+    /// At an address that it asked for itself: as asked, and as bound.
+    ListeningAt(WorkerHandle, Address, Address),
     /// Messages, framed as they came: an event a datagram, not one a message. With what to tell when they are consumed.
     Messages(WorkerHandle, Bytes, Arc<Consumption>),
     /// A message that is more than its bytes. It is read here, not by the loop that accepts.
@@ -39,7 +42,7 @@ pub(crate) enum Event {
     Notices(WorkerHandle, Bytes, Arc<Consumption>),
     Disconnect(WorkerHandle),
     Exit(WorkerHandle, Exit),
-    Error(Error),
+    Error(Concerned, Error),
     /// Log files are to be opened anew.
     Reopen,
     /// Answered when hooks have come so far.
@@ -47,6 +50,29 @@ pub(crate) enum Event {
     /// Another program follows this one: after this no hook is called, unless it does not come to that. Answered with what is left to it.
     Upgrade(oneshot::Sender<Vec<u8>>),
     StandStill(Stand),
+}
+
+/// Whom an error is about, if it is about anybody.
+#[derive(Debug, Default)]
+pub(crate) struct Concerned {
+    pub(crate) worker: Option<WorkerHandle>,
+    pub(crate) slot: Option<Slot>,
+}
+
+impl Concerned {
+    pub(crate) fn worker(worker: &WorkerHandle) -> Self {
+        Self {
+            worker: Some(worker.clone()),
+            slot: Some(worker.slot()),
+        }
+    }
+
+    pub(crate) fn slot(slot: Slot) -> Self {
+        Self {
+            worker: None,
+            slot: Some(slot),
+        }
+    }
 }
 
 /// The last moment before another program is executed: the program's own thread takes no signal from now on, and does nothing.
@@ -165,6 +191,11 @@ impl Hooks {
                     });
                 }
             }
+            Event::ListeningAt(worker, _, bound) => {
+                if let Some(hook) = &mut self.listening {
+                    guard(primary, "on_listening", || hook(&worker, &[bound]));
+                }
+            }
             Event::Messages(worker, messages, consumption) => {
                 for frame in frame::frames(&messages).flatten() {
                     if let Frame::Message(bytes) = frame {
@@ -178,7 +209,7 @@ impl Hooks {
                 Ok(message) => {
                     self::worker(primary, "on_message", &mut self.message, &worker, message)
                 }
-                Err(error) => self.call(Event::Error(error), primary),
+                Err(error) => self.call(Event::Error(Concerned::worker(&worker), error), primary),
             },
             Event::Notices(worker, payload, consumption) => {
                 for notice in frame::notices(&payload) {
@@ -199,7 +230,7 @@ impl Hooks {
             Event::Exit(worker, exit) => {
                 self::worker(primary, "on_exit", &mut self.exit, &worker, exit)
             }
-            Event::Error(error) => {
+            Event::Error(_, error) => {
                 if let Some(hook) = &mut self.error {
                     guard(primary, "on_error", || hook(error));
                 }

@@ -37,7 +37,9 @@ impl Life {
 pub(super) fn note(event: &Event) {
     match event {
         Event::Online(worker) => worker.life().send_modify(|life| life.online = true),
-        Event::Listening(worker) => worker.life().send_modify(|life| life.listening = true),
+        Event::Listening(worker) | Event::ListeningAt(worker, ..) => {
+            worker.life().send_modify(|life| life.listening = true)
+        }
         Event::Disconnect(worker) => worker.life().send_modify(|life| life.disconnected = true),
         Event::Exit(worker, exit) => {
             worker
@@ -59,7 +61,8 @@ impl WorkerHandle {
         reached(self.life().subscribe(), |life| life.online)
     }
 
-    /// Completes when the worker serves (Node's `listening` event).
+    /// Completes when the worker listens for the first time: when it serves, or at an address that it
+    /// [asked for itself](crate::cluster::listen) (Node's `listening` event).
     ///
     /// # Errors
     ///

@@ -17,7 +17,7 @@ use super::{
     Shared,
     gate::Gate,
     handle::WorkerHandle,
-    hooks::{Event, Events},
+    hooks::{Concerned, Event, Events},
     process::Process,
 };
 use crate::{
@@ -157,7 +157,9 @@ impl Link {
         };
         if let Err(what) = protocol {
             tracing::error!(worker = %self.handle.id(), "sent {what}: it is replaced");
-            self.events.send(Event::Error(Error::Protocol(what)));
+            let concerned = Concerned::worker(&self.handle);
+            self.events
+                .send(Event::Error(concerned, Error::Protocol(what)));
             *broken = true;
             self.process.signal(Signal::KILL);
         }

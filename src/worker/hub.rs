@@ -256,6 +256,7 @@ mod tests {
         messages.recv().await.unwrap().json().unwrap()
     }
 
+    // I-25.
     // K-14: what comes early is kept for the first who asks.
     #[tokio::test]
     async fn the_first_subscriber_sees_the_backlog_and_every_one_sees_every_message() {

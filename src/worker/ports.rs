@@ -5,7 +5,7 @@ use std::{
     fmt,
     os::fd::OwnedFd,
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
         atomic::{AtomicUsize, Ordering::SeqCst},
     },
 };
@@ -57,10 +57,36 @@ struct Queue {
 #[derive(Debug, Default)]
 struct Waiting {
     conns: VecDeque<(Conn, Open)>,
+    /// How many may be open at once, and are: those that wait to be accepted too.
+    limit: usize,
+    open: usize,
     /// The primary has been told that there is no room.
     full: bool,
     /// Nothing more will come.
     ended: bool,
+    /// The listener is closed.
+    closed: bool,
+}
+
+impl Waiting {
+    fn has_room(&self) -> bool {
+        self.conns.len() < QUEUE && self.open < self.limit
+    }
+
+    /// Has the primary pass over this worker here, once. Under the lock, so that no word of new room goes before it.
+    fn tell_full(&mut self, worker: &Worker, number: u16) {
+        if !std::mem::replace(&mut self.full, true) {
+            worker.outbox().order(&Frame::Full(number));
+        }
+    }
+
+    /// Has the primary hand over again, once, when there is room that is worth the word.
+    fn tell_room(&mut self, worker: &Worker, number: u16) {
+        if self.full && !self.closed && self.conns.len() <= QUEUE / 2 && self.open < self.limit {
+            self.full = false;
+            worker.outbox().order(&Frame::Accepting(number));
+        }
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -141,6 +167,8 @@ impl fmt::Debug for Ports {
 pub(crate) struct Open {
     worker: Worker,
     given_back: bool,
+    /// Where it counts against a limit.
+    counted: Option<(u16, Arc<Queue>)>,
 }
 
 impl Open {
@@ -149,6 +177,7 @@ impl Open {
         Self {
             worker,
             given_back: false,
+            counted: None,
         }
     }
 }
@@ -167,6 +196,11 @@ impl Drop for Open {
         } else {
             row.closed();
         }
+        if let Some((number, queue)) = self.counted.take() {
+            let mut waiting = lock(&queue.inner);
+            waiting.open -= 1;
+            waiting.tell_room(&self.worker, number);
+        }
         let ports = self.worker.ports();
         if ports.open.fetch_sub(1, SeqCst) == 1 {
             ports.closed.notify_waiters();
@@ -176,7 +210,7 @@ impl Drop for Open {
 
 /// Queues a connection for the listener that it came by, or gives it back.
 pub(super) fn route(worker: &Worker, conn: Conn) {
-    let open = Open::new(worker.clone());
+    let mut open = Open::new(worker.clone());
     let number = conn.listener;
     let queue = lock(&worker.ports().state).queues.get(&number).cloned();
     let Some(queue) = queue else {
@@ -184,19 +218,24 @@ pub(super) fn route(worker: &Worker, conn: Conn) {
         return give_back(worker, [(conn, open)]);
     };
     let mut waiting = lock(&queue.inner);
-    if waiting.conns.len() < QUEUE {
-        waiting.conns.push_back((conn, open));
+    if waiting.closed {
         drop(waiting);
-        queue.news.notify_one();
-        return;
+        return give_back(worker, [(conn, open)]);
     }
-    let told = std::mem::replace(&mut waiting.full, true);
-    if !told {
-        // Under the lock, so that no word of new room goes before it.
-        worker.outbox().order(&Frame::Full(number));
+    if !waiting.has_room() {
+        waiting.tell_full(worker, number);
+        drop(waiting);
+        return give_back(worker, [(conn, open)]);
+    }
+    open.counted = Some((number, queue.clone()));
+    waiting.open += 1;
+    waiting.conns.push_back((conn, open));
+    if waiting.open == waiting.limit {
+        // Said at once: what is not handed over need not come back.
+        waiting.tell_full(worker, number);
     }
     drop(waiting);
-    give_back(worker, [(conn, open)]);
+    queue.news.notify_one();
 }
 
 /// Gives connections that nobody here has looked at back to the primary, which has others take them or closes them.
@@ -232,19 +271,38 @@ pub(crate) struct Port {
 }
 
 impl Port {
-    /// Asks the primary for it, and for what it sends along. As a task of its own: what has been asked for is closed again where nobody waits for the answer.
-    pub(crate) async fn ask(worker: &Worker, mut wanted: Wanted) -> Result<(Self, Vec<OwnedFd>)> {
+    /// Asks the primary for it, and for what it sends along; `limit`: how many of its connections may be open at once.
+    ///
+    /// As a task of its own: what has been asked for is closed again where nobody waits for the answer.
+    pub(crate) async fn ask(
+        worker: &Worker,
+        mut wanted: Wanted,
+        limit: usize,
+    ) -> Result<(Self, Vec<OwnedFd>)> {
         if wanted.is_any_port() {
             wanted.index = worker.ports().take_index(&wanted.place);
         }
-        let task = Self::ask_through(worker.clone(), wanted);
-        tokio::spawn(task).await.unwrap_or(Err(Error::Gone))
+        let waits = Arc::new(());
+        let task = Self::ask_through(worker.clone(), wanted, limit, Arc::downgrade(&waits));
+        let port = tokio::spawn(task).await.unwrap_or(Err(Error::Gone));
+        drop(waits);
+        port
     }
 
-    async fn ask_through(worker: Worker, wanted: Wanted) -> Result<(Self, Vec<OwnedFd>)> {
+    async fn ask_through(
+        worker: Worker,
+        wanted: Wanted,
+        limit: usize,
+        waits: Weak<()>,
+    ) -> Result<(Self, Vec<OwnedFd>)> {
         let port = match answer(&worker, &wanted).await {
+            Ok((Answer::Listening { listener, .. }, _)) if waits.strong_count() == 0 => {
+                // Nobody has listened, and nobody is told so.
+                worker.outbox().order(&Frame::Unlisten(listener));
+                Err(Error::Gone)
+            }
             Ok((Answer::Listening { listener, local }, message)) => {
-                let port = Self::open(worker, wanted, listener, local);
+                let port = Self::open(worker, wanted, limit, listener, local);
                 return Ok((port, message.take_fds()));
             }
             Ok((Answer::Failed(failure), _)) => failure.into_result(wanted.address()),
@@ -254,14 +312,19 @@ impl Port {
         port
     }
 
-    fn open(worker: Worker, wanted: Wanted, number: u16, local: Address) -> Self {
+    fn open(worker: Worker, wanted: Wanted, limit: usize, number: u16, local: Address) -> Self {
         let queue = Arc::new(Queue::default());
         let mut state = lock(&worker.ports().state);
-        lock(&queue.inner).ended = state.ended;
+        let mut waiting = lock(&queue.inner);
+        (waiting.ended, waiting.limit) = (state.ended, limit);
         state.queues.insert(number, queue.clone());
         drop(state);
         // Only now is there somebody to take what comes.
         worker.outbox().order(&Frame::Accepting(number));
+        if limit == 0 {
+            waiting.tell_full(&worker, number);
+        }
+        drop(waiting);
         Self {
             worker,
             wanted,
@@ -280,10 +343,7 @@ impl Port {
             {
                 let mut waiting = lock(&self.queue.inner);
                 if let Some(next) = waiting.conns.pop_front() {
-                    if waiting.full && waiting.conns.len() <= QUEUE / 2 {
-                        waiting.full = false;
-                        self.worker.outbox().order(&Frame::Accepting(self.number));
-                    }
+                    waiting.tell_room(&self.worker, self.number);
                     if !waiting.conns.is_empty() {
                         // Another one who accepts may have missed a word that was meant for two.
                         self.queue.news.notify_one();
@@ -305,7 +365,10 @@ impl Drop for Port {
         lock(&ports.state).queues.remove(&self.number);
         ports.free_index(&self.wanted);
         self.worker.outbox().order(&Frame::Unlisten(self.number));
-        let left = std::mem::take(&mut lock(&self.queue.inner).conns);
+        let mut waiting = lock(&self.queue.inner);
+        waiting.closed = true;
+        let left = std::mem::take(&mut waiting.conns);
+        drop(waiting);
         give_back(&self.worker, left);
     }
 }

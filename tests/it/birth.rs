@@ -56,6 +56,7 @@ fn a_worker_whose_primary_is_gone_before_its_first_word_says_so() {
     assert!(!server.output().contains("listening on"));
 }
 
+//
 // T8, N-10: Node drops what is in flight.
 #[test]
 fn workers_whose_primary_is_killed_finish_and_end() {
@@ -70,6 +71,7 @@ fn workers_whose_primary_is_killed_finish_and_end() {
     });
 }
 
+// N-1.
 // A program that never serves is no part of any cluster, whatever it asks the crate.
 #[test]
 fn a_program_that_only_asks_what_it_is_is_a_primary_to_be() {

@@ -6,7 +6,7 @@ use std::{
 };
 
 use crate::{
-    client::{Deaths, Load, Mode, Outcome, sized},
+    client::{Deaths, Load, Mode, Outcome, Wire, sized},
     support::{Server, Signal, poll_for},
 };
 
@@ -21,6 +21,7 @@ fn ended(server: &Server) -> usize {
     server.lines("exit worker=").len()
 }
 
+// K-1.
 #[test]
 fn a_stopped_worker_holds_up_nobody_and_leaves_nothing_when_killed() {
     let server = Server::run("playground").workers(4).start();
@@ -47,6 +48,35 @@ fn a_stopped_worker_holds_up_nobody_and_leaves_nothing_when_killed() {
         "{} descriptors, {before} before",
         server.fds()
     );
+}
+
+// R-8, K-8: nothing is accepted for workers that take nothing, beyond the small windows that they have.
+#[test]
+fn with_every_worker_stuck_clients_wait_in_the_backlog() {
+    let server = Server::run("playground").workers(2).start();
+    Load::new(server.addr()).count(8).run().must_be_perfect();
+    let (before, workers) = (server.fds(), server.worker_pids());
+    workers
+        .iter()
+        .for_each(|&pid| server.signal_to(pid, Signal::SIGSTOP));
+    // Stopped meanwhile, the primary finds all at once: then its windows hold the most.
+    server.signal(Signal::SIGSTOP);
+    let mut wires: Vec<_> = (0..900).map(|_| Wire::to(server.addr()).unwrap()).collect();
+    server.signal(Signal::SIGCONT);
+    wires
+        .iter_mut()
+        .for_each(|wire| wire.send(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n").unwrap());
+    // Long enough for everything that it would accept.
+    sleep(300 * MS);
+    let held = server.fds().saturating_sub(before);
+    eprintln!("the primary holds {held} of 900 connections");
+    assert!(held <= 450, "{held} connections are held");
+    workers
+        .iter()
+        .for_each(|&pid| server.signal_to(pid, Signal::SIGCONT));
+    for mut wire in wires {
+        assert_eq!(wire.response().unwrap().status, 200);
+    }
 }
 
 #[test]
@@ -104,6 +134,7 @@ fn a_storm_of_stops_and_continues_loses_nothing() {
     tally.must_be_perfect();
 }
 
+//
 #[test]
 fn l04_all_workers_killed_at_once_refuse_nobody() {
     let server = Server::run("playground").workers(4).start();

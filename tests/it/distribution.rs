@@ -5,6 +5,7 @@ use crate::{
     support::Server,
 };
 
+//
 #[test]
 fn four_hundred_connections_are_a_hundred_for_each_of_four_workers() {
     let server = Server::run("playground").workers(4).start();
@@ -16,6 +17,7 @@ fn four_hundred_connections_are_a_hundred_for_each_of_four_workers() {
     );
 }
 
+//
 // Under load windows fill and workers are skipped, so it is only nearly equal.
 #[test]
 fn sixteen_clients_at_once_are_spread_evenly() {

@@ -77,6 +77,7 @@ fn must_not_spin(server: &Server, when: &str) {
     }
 }
 
+// short of descriptors, clients wait and none is lost.
 #[test]
 fn under_load_nothing_is_lost_with_256_descriptors() {
     let _budget = budget();
@@ -101,6 +102,7 @@ fn under_load_nothing_is_lost_with_256_descriptors() {
     must_not_spin(&server, "idle");
 }
 
+// I-16, R-7: what a worker has no descriptor left for is not lost on its way, and nobody spins.
 #[test]
 fn a_full_worker_takes_the_rest_as_others_close() {
     let _budget = budget();

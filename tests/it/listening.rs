@@ -28,7 +28,10 @@ use futures_util::FutureExt as _;
 use serde::{Deserialize, Serialize};
 use tokio::{io::AsyncWriteExt, sync::oneshot};
 
-use crate::support::{Server, Signal, TempDir, poll_for, request};
+use crate::{
+    limits::cpu,
+    support::{Server, Signal, TempDir, poll_for, request},
+};
 
 /// What a worker is told to open.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -42,6 +45,7 @@ struct Order {
     ipv6_only: bool,
     backlog: Option<u32>,
     mode: Option<u32>,
+    max_connections: Option<usize>,
 }
 
 /// What is done with connections.
@@ -60,6 +64,10 @@ enum How {
     Forget,
     /// UDP: each datagram is answered.
     Udp,
+    /// Asked for twice at once.
+    Twice,
+    /// Asked for when the worker leaves.
+    Late,
 }
 
 // ===== the tests =====
@@ -314,6 +322,154 @@ fn a_worker_that_does_not_accept_is_passed_over() {
     }
 }
 
+// L-21, K-9, R-6, R-7: past its limit a worker passes on; when all are full, clients wait, and nobody spins.
+#[test]
+fn a_listener_has_a_limit_of_connections() {
+    let server = start(3);
+    let mut order = Order {
+        name: "a".into(),
+        addr: ANY.into(),
+        how: How::Keep,
+        max_connections: Some(2),
+        ..Order::default()
+    };
+    let addr = listen_as(&server, 1, &order);
+    listen_as(&server, 2, &order);
+    order.max_connections = Some(0);
+    listen_as(&server, 3, &order);
+    let mut clients: Vec<_> = (0..6).map(|_| TcpStream::connect(&addr).unwrap()).collect();
+    let mut told = Vec::new();
+    let greeted = |clients: &mut Vec<TcpStream>| {
+        let mut greeting = [0; 9];
+        let fresh = clients.iter_mut().position(|client| {
+            client
+                .set_read_timeout(Some(Duration::from_millis(5)))
+                .unwrap();
+            client.read_exact(&mut greeting).is_ok()
+        })?;
+        let who = String::from_utf8_lossy(&greeting).trim().to_owned();
+        Some((who, clients.swap_remove(fresh)))
+    };
+    server.wait_until("all places are taken", |_| {
+        told.extend(greeted(&mut clients));
+        told.len() == 4
+    });
+    let count = |who: &str| told.iter().filter(|(by, _)| by == who).count();
+    assert_eq!((count("worker 1"), count("worker 2")), (2, 2));
+    let before = cpu(server.pid());
+    std::thread::sleep(Duration::from_millis(500));
+    let used = cpu(server.pid()).saturating_sub(before);
+    assert!(
+        used <= Duration::from_millis(50),
+        "{used:?} of half a second"
+    );
+    assert!(greeted(&mut clients).is_none(), "the others wait");
+    // As soon as one is free, it is the next one's.
+    for _ in 0..2 {
+        let (who, client) = told.remove(0);
+        drop(client);
+        let mut next = None;
+        server.wait_until("the next one has its place", |_| {
+            next = greeted(&mut clients);
+            next.is_some()
+        });
+        let (by, client) = next.unwrap();
+        assert_eq!(by, who);
+        told.push((by, client));
+    }
+}
+
+// L-8, L-15, E-4: a socket of the primary's own, by its number there; the primary tells who listens, and where.
+#[test]
+fn a_descriptor_of_the_primary_is_listened_at() {
+    let server = start(2);
+    let of = |kind: &str| {
+        let line = server.lines(kind).remove(0);
+        let mut words = line.split(' ').skip(1).map(str::to_owned);
+        (words.next().unwrap(), words.next().unwrap())
+    };
+    let (stream, addr) = of("stream ");
+    for worker in [1, 2] {
+        assert_eq!(listen(&server, worker, "fd", &stream), addr);
+        server.wait_for_line(&format!("worker {worker} listens at {addr}"));
+    }
+    assert_eq!(counts(&addr, 10), all(&[("worker 1", 5), ("worker 2", 5)]));
+    let (datagrams, udp) = of("datagrams ");
+    let order = Order {
+        name: "udp".into(),
+        addr: datagrams.clone(),
+        how: How::Udp,
+        ..Order::default()
+    };
+    assert_eq!(listen_as(&server, 1, &order), udp);
+    server.wait_for_line(&format!("worker 1 listens at {udp}"));
+    let wrong = listen(&server, 1, "wrong", &datagrams);
+    assert!(wrong.contains("Bind InvalidInput"), "{wrong}");
+    assert!(wrong.contains("no stream socket"), "{wrong}");
+    let none = listen(&server, 1, "none", "fd:99999");
+    assert!(none.contains("no descriptor of this number"), "{none}");
+    let exclusive = Order {
+        addr: stream.clone(),
+        exclusive: true,
+        ..Order::default()
+    };
+    let exclusive = listen_as(&server, 1, &exclusive);
+    assert!(exclusive.contains("shared by all workers"), "{exclusive}");
+    // The program's own descriptor stays open: who comes while nobody listens waits.
+    close(&server, 1, "fd");
+    close(&server, 2, "fd");
+    server.wait_for_line(&format!("not listening on {addr}"));
+    let client = {
+        let addr = addr.clone();
+        std::thread::spawn(move || who(&addr))
+    };
+    assert_eq!(listen(&server, 2, "fd", &stream), addr);
+    assert_eq!(client.join().unwrap(), "worker 2");
+}
+
+// L-17, K-22: Node never answers. Here it is an error.
+#[test]
+fn a_worker_that_leaves_is_told_that_it_cannot_listen() {
+    let server = start(1);
+    let order = |name: &str, how| Order {
+        name: name.into(),
+        addr: ANY.into(),
+        how,
+        ..Order::default()
+    };
+    // Held, so that there is time to ask.
+    let addr = listen_as(&server, 1, &order("held", How::Keep));
+    let mut held = TcpStream::connect(&addr).unwrap();
+    held.read_exact(&mut [0; 9]).unwrap();
+    assert_eq!(listen_as(&server, 1, &order("late", How::Late)), "later");
+    server.signal(Signal::SIGHUP);
+    server.wait_for_line("late: ");
+    let said = server.lines("late: ").remove(0);
+    assert!(said.contains("this worker leaves the cluster"), "{said}");
+}
+
+// L-19: each is a listener of its own, so the second one is told; and of what is open there is one event.
+#[test]
+fn of_two_at_once_one_listens() {
+    let server = start(1);
+    let addr = listen(&server, 1, "a", ANY);
+    close(&server, 1, "a");
+    server.wait_for_line(&format!("not listening on {addr}"));
+    let order = Order {
+        name: "twice".into(),
+        addr: addr.clone(),
+        how: How::Twice,
+        ..Order::default()
+    };
+    let said = listen_as(&server, 1, &order);
+    let (first, second) = said.split_once(", ").unwrap();
+    assert_eq!(first, addr);
+    assert!(second.contains("listens there already"), "{second}");
+    assert_eq!(who(&addr), "worker 1");
+    let told = server.lines(&format!("worker 1 listens at {addr}"));
+    assert_eq!(told.len(), 2, "once before, once now: {told:?}");
+}
+
 // L-18: nobody waits for the answer any more.
 #[test]
 fn what_nobody_waits_for_is_closed() {
@@ -326,6 +482,8 @@ fn what_nobody_waits_for_is_closed() {
     };
     assert_eq!(listen_as(&server, 1, &order), "forgotten");
     server.wait_for_line("not listening on 127.0.0.1:");
+    // Where it serves, and nowhere else.
+    assert_eq!(server.lines("worker 1 listens at ").len(), 1);
     // The index is free again, and another one is not hurt.
     let addr = listen(&server, 1, "b", ANY);
     assert_eq!(who(&addr), "worker 1");
@@ -443,7 +601,7 @@ fn workers_share_a_udp_socket() {
     close(&server, 2, "udp");
     server.wait_for_line(&format!("not listening on {addr}"));
     // The worker closes its own after it has told the primary.
-    server.wait_until("the address to be free", |_| {
+    server.wait_until("the address is free", |_| {
         std::net::UdpSocket::bind(&addr).is_ok()
     });
 }
@@ -600,6 +758,16 @@ async fn open(worker: Worker, open: Open, order: Order) -> String {
     if let Some(mode) = order.mode {
         listen = listen.mode(mode);
     }
+    if let Some(connections) = order.max_connections {
+        listen = listen.max_connections(connections);
+    }
+    if let How::Late = order.how {
+        tokio::spawn(async move {
+            worker.draining().await;
+            println!("\nlate: {:?}", listen.await.map(drop));
+        });
+        return "later".into();
+    }
     if let How::Forget = order.how {
         // Asked by the first poll, and let go.
         let early = listen.into_future().now_or_never();
@@ -608,15 +776,22 @@ async fn open(worker: Worker, open: Open, order: Order) -> String {
     if let How::Udp = order.how {
         return open_udp(&worker, &open, order).await;
     }
-    let listener = match listen.await {
-        Ok(listener) => listener,
-        Err(axum_cluster::Error::Bind { source, .. }) => {
-            return format!("Bind {:?} {source}", source.kind());
+    let second = matches!(order.how, How::Twice).then(|| listen.clone());
+    let second = async {
+        match second {
+            Some(second) => second.await.err(),
+            None => None,
         }
-        Err(axum_cluster::Error::Address { source, .. }) => return format!("Address {source}"),
-        Err(error) => return format!("{error:?}"),
     };
-    let addr = listener.local_addr().to_string();
+    let (first, second) = tokio::join!(listen.into_future(), second);
+    let listener = match first {
+        Ok(listener) => listener,
+        Err(error) => return said(&error),
+    };
+    let mut addr = listener.local_addr().to_string();
+    if let Some(error) = second {
+        addr = format!("{addr}, {}", said(&error));
+    }
     let (closer, closed) = oneshot::channel::<()>();
     open.lock().unwrap().insert(order.name, closer);
     tokio::spawn(async move {
@@ -643,6 +818,24 @@ async fn open(worker: Worker, open: Open, order: Order) -> String {
         }
     });
     addr
+}
+
+fn said(error: &axum_cluster::Error) -> String {
+    match error {
+        axum_cluster::Error::Bind { source, .. } => format!("Bind {:?} {source}", source.kind()),
+        axum_cluster::Error::Address { source, .. } => format!("Address {source}"),
+        error => format!("{error:?}"),
+    }
+}
+
+/// Sockets that only the primary has, and never closes.
+async fn sockets_of_its_own() -> Result<(), axum_cluster::BoxError> {
+    use std::os::fd::IntoRawFd as _;
+    let (stream, udp) = (TcpListener::bind(ANY)?, std::net::UdpSocket::bind(ANY)?);
+    let (at, udp_at) = (stream.local_addr()?, udp.local_addr()?);
+    println!("\nstream fd:{} {at}", stream.into_raw_fd());
+    println!("\ndatagrams fd:{} {udp_at}", udp.into_raw_fd());
+    Ok(())
 }
 
 async fn open_udp(worker: &Worker, open: &Open, order: Order) -> String {
@@ -744,7 +937,11 @@ fn fixture() {
         ClusteredServer::bind(addr)
             .program(std::env::current_exe().unwrap())
             .drain_deadline(Duration::from_secs(10))
+            .prepare(sockets_of_its_own)
             .on_ready(|primary| println!("\nlistening on {}", primary.local_addrs()[0]))
+            .on_listening(|worker, addresses| {
+                println!("\nworker {} listens at {}", worker.id(), addresses[0]);
+            })
             .serve_with(|worker| async move { Ok(router(&worker)) })
             .await
             .unwrap();

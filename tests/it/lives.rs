@@ -1,4 +1,4 @@
-//! How one worker's life ends, asked for from either side, and what its handle says of it: rows W-10 to W-21, X-1 to X-17.
+//! How one worker's life ends, asked for from either side, and what its handle says of it.
 
 #![allow(
     clippy::print_stdout,
@@ -19,7 +19,7 @@ use axum::{
 };
 use axum_cluster::{ClusteredServer, Signal as Sig, Worker, WorkerHandle, cluster};
 
-use crate::support::{Conn, Server, Signal, request};
+use crate::support::{Conn, Server, Signal, poll_for, procfs, request};
 
 fn start(workers: u32) -> Server {
     Server::fixture("lives::fixture").workers(workers).start()
@@ -63,7 +63,8 @@ fn check(server: &Server, id: u32, end: &str, after: bool) {
     ));
 }
 
-// W-16, X-4; K-5: asked twice is asked once. W-13, W-14, W-15 in every line. C-18 the other way round: the slot is filled again.
+// W-16, X-4; K-5, W-19: asked twice is asked once. W-12, W-13, W-14, W-15 in every line of the hooks; W-1, W-2, W-4, W-5: the futures
+// of its handle tell the same, E-8.
 #[test]
 fn a_worker_that_the_primary_disconnects_drains_and_ends_with_0() {
     let server = start(2);
@@ -87,7 +88,7 @@ fn a_worker_that_the_primary_disconnects_drains_and_ends_with_0() {
     server.wait_for_line(&format!("ticket {id}: code=Some(0) signal=None"));
 }
 
-// W-20, K-6: first it may drain, so an idle worker ends with 0; its table entry goes with it; the dead take no signal.
+// W-20, X-1, K-6: first it may drain, so an idle worker ends with 0; its table entry goes with it; the dead take no signal.
 #[test]
 fn kill_lets_an_idle_worker_drain() {
     let server = start(2);
@@ -101,7 +102,7 @@ fn kill_lets_an_idle_worker_drain() {
     server.wait_for_line("ticket 1: gone");
 }
 
-// X-15, W-20 as section 0 decides it: one that is leaving already ends at once, by the very signal.
+// W-20 as section 0 decides it: one that is leaving already ends at once, by the very signal.
 #[test]
 fn kill_of_a_leaving_worker_shows_the_signal() {
     let server = start(2);
@@ -148,7 +149,7 @@ fn kill_of_a_blocked_worker_has_a_bound() {
     assert!(begun.elapsed() >= Duration::from_secs(2) && begun.elapsed() < Duration::from_secs(5));
 }
 
-// as section 0 decides them: `process().kill()` signals at once, and nobody asked the worker to leave.
+// X-3, W-11 as section 0 decides them: `process().kill()` signals at once, and nobody asked the worker to leave.
 #[test]
 fn a_signal_to_the_process_ends_it_at_once() {
     let server = start(2);
@@ -187,7 +188,7 @@ fn a_signal_to_the_process_of_a_blocked_worker_ends_it_too() {
     check(&server, id, "code=None signal=Some(Kill)", false);
 }
 
-// W-17, X-7; X-8, W-21.
+// W-17, X-7; X-8, W-21.
 #[test]
 fn a_worker_ends_itself() {
     for (order, end, after) in [
@@ -220,6 +221,44 @@ fn the_last_message_comes_before_the_end() {
     assert_eq!(story[3], "says 0");
     assert_eq!(story[1002], "says 999");
     assert!(story[1003].starts_with("disconnect ") && story[1004].starts_with("exit code=Some(0)"));
+}
+
+// a worker that was stopped has connections on their way to it when it is killed.
+#[test]
+fn a_death_with_connections_on_their_way_is_told_like_any_other() {
+    let server = start(2);
+    let pid: u32 = server.lines("pid of 1: ")[0]
+        .trim_start_matches("pid of 1: ")
+        .parse()
+        .unwrap();
+    server.signal_to(pid, Signal::SIGSTOP);
+    let clients: Vec<_> = (0..4)
+        .map(|_| {
+            let mut client = Conn::open(server.addr()).unwrap();
+            client.ask("GET", "/id", &[], "").unwrap();
+            client
+        })
+        .collect();
+    server.signal_to(pid, Signal::SIGKILL);
+    check(&server, 1, "code=None signal=Some(Kill)", false);
+    for mut client in clients {
+        assert_ne!(client.response().unwrap().body, "1");
+    }
+}
+
+// K-19: its runtime does not turn, and a thread of its own sees that the primary is gone.
+#[test]
+fn a_blocked_worker_does_not_outlive_its_primary() {
+    let server = start(1);
+    let pid = server.worker_pids()[0];
+    let mut blocked = Conn::open(server.addr()).unwrap();
+    blocked.ask("GET", "/block", &[], "").unwrap();
+    server.wait_for_line("blocks in ");
+    server.signal(Signal::SIGKILL);
+    server.wait_exit();
+    assert!(poll_for(Duration::from_secs(20), || {
+        procfs::process(pid).is_none_or(|process| process.is_zombie())
+    }));
 }
 
 // The channel closes when the worker has drained, also where its `main` goes on: disconnect, then exit.

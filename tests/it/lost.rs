@@ -101,6 +101,7 @@ fn l05_the_old_worker_answers_for_as_long_as_the_new_one_boots() {
     tally.must("nobody waited for the boot", tally.slowest() < 1_500 * MS);
 }
 
+//
 // A stopped worker takes what is handed to it, which is nothing but a write into its socket, and dies before it has looked at it.
 #[test]
 fn l06_connections_handed_to_a_worker_that_dies_go_to_another() {

@@ -49,6 +49,7 @@ fn start(workers: u32) -> Server {
     Server::fixture("mail::fixture").workers(workers).start()
 }
 
+// I-3.
 // I-18, K-15: one memfd each way, in order with what is small.
 #[test]
 fn fifty_megabytes_arrive_intact_both_ways() {
@@ -67,6 +68,7 @@ fn questions_and_answers_may_be_large() {
     server.wait_for_line("worker 1 answers: intact");
 }
 
+// I-8: an answer is the receipt.
 #[test]
 fn a_question_is_answered_or_dropped() {
     for workers in [2, 0] {
@@ -84,6 +86,7 @@ fn a_question_is_answered_or_dropped() {
     }
 }
 
+// I-9, K-6.
 #[test]
 fn a_worker_is_asked_and_answers_or_dies() {
     for workers in [1, 0] {
@@ -173,6 +176,7 @@ fn whoever_waits_for_room_loses_nothing_and_keeps_the_order() {
     }
 }
 
+// K-16.
 // I-12, I-15, I-17: nothing waits for an acknowledgement, and both directions at once do not stand in each other's way.
 #[test]
 fn descriptors_go_both_ways_in_order_and_none_stays() {

@@ -35,6 +35,7 @@ mod ready;
 mod rebalance;
 mod recycling;
 mod restart;
+mod rows;
 mod scale;
 mod send_socket;
 mod sessions;

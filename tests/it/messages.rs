@@ -41,6 +41,7 @@ fn request_count_counts_every_request_once() {
     assert_eq!(totals(&server), (2000, 2000));
 }
 
+// I-23.
 // What a worker sent last is flushed when it ends gracefully: nothing waits for the ten milliseconds of a batch. T15, I-21, K-15.
 #[test]
 fn messages_sent_last_are_flushed() {
@@ -82,6 +83,7 @@ fn heard(server: &Server, id: u32) -> Vec<String> {
         .collect()
 }
 
+// W-3.
 // The brief's example of `worker.send`, W-22: both directions, and a replacement is greeted as well.
 #[test]
 fn workers_send_back_what_they_are_sent() {

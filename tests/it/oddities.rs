@@ -199,6 +199,7 @@ fn empty_lines_before_a_request() {
     });
 }
 
+// those that leave early cost nobody anything.
 #[test]
 fn clients_that_leave() {
     must_all_be_good(some(), |case| {

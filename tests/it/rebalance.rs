@@ -95,6 +95,7 @@ fn asked_to_move(server: &Server) -> usize {
     server.output().matches(MOVES).count()
 }
 
+// R-5, K-12.
 #[test]
 fn a_killed_workers_successor_gets_its_share_of_idle_connections() {
     let server = Server::run("playground").workers(3).start();

@@ -298,6 +298,7 @@ fn the_number_of_workers_follows_the_signals_and_connections_move_away_from_thos
     );
 }
 
+// K-2.
 // The first line of what this crate is for. In full size: a minute, a restart every 1.5 s, every way to ask at once.
 #[test]
 fn a_minute_of_restarts_loses_nothing_however_one_asks() {

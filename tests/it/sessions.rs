@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::support::{Server, Signal, request};
 
+// L-16: TLS ends before this crate; a key derived from the secret is the same in all workers, replacements too.
 #[test]
 fn a_signed_cookie_holds_on_every_worker() {
     let server = Server::run("sessions").workers(4).start();

@@ -89,6 +89,7 @@ fn killed_workers_take_with_them_what_they_had_and_no_more() {
     );
 }
 
+// K-10.
 // L3 of the others' lists: a queue of accepted connections in a worker that does not get on is nobody's but its own there.
 #[test]
 fn a_stuck_worker_keeps_nobody() {
@@ -131,6 +132,7 @@ fn upgrades_under_load_lose_nothing() {
     running.stop().must_be_perfect();
 }
 
+// K-13.
 #[test]
 fn a_program_chooses_itself() {
     let server = Server::run("playground")

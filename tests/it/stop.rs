@@ -163,6 +163,7 @@ fn what_is_below_serve_runs_in_every_process() {
     assert_eq!(cleaned[2], "primary: cleaned up", "after its workers");
 }
 
+// K-7.
 // W-18: what holds a worker after its end was asked for.
 #[test]
 fn a_main_that_goes_on_after_serve_is_ended() {

@@ -151,6 +151,7 @@ fn a_main_that_ends_before_serve_is_reported() {
     );
 }
 
+// K-20.
 // T7: the heart beats inside the runtime.
 #[test]
 fn a_worker_that_hangs_is_aborted_and_replaced() {

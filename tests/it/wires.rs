@@ -67,9 +67,14 @@ fn must_be_survived(misdeed: &str) {
     }
 }
 
+// I-5, W-6: told, and no more than that.
 #[test]
 fn garbage_is_survived() {
     must_be_survived("garbage");
+    let server = Fixture::start("garbage");
+    server.must_be_replaced();
+    let output = server.output();
+    assert!(output.contains("error: the other process sent"), "{output}");
 }
 
 #[test]

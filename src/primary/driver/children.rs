@@ -20,8 +20,13 @@ use crate::{
     },
     listeners::{Asked, app_of},
     primary::{
-        acceptor::Acceptor, dispatch::Way, fork::ForkOptions, handle::WorkerHandle, hooks::Event,
-        link::Link, process::Process,
+        acceptor::Acceptor,
+        dispatch::Way,
+        fork::ForkOptions,
+        handle::WorkerHandle,
+        hooks::{Concerned, Event},
+        link::Link,
+        process::Process,
     },
     scoreboard::Row,
     settings::Scheduling,
@@ -110,7 +115,7 @@ impl Driver {
                     by_itself: true,
                     cause: format!("{error:?}"),
                 });
-                self.events.send(Event::Error(error));
+                self.events.send(Event::Error(Concerned::slot(slot), error));
                 self.tell(Input::SpawnFailed(id));
             }
         }

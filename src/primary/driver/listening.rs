@@ -1,7 +1,6 @@
 //! Listeners that workers ask for: bound once for all who want the same, closed with the last who listens there.
 
 use std::{
-    cell::RefCell,
     collections::{BTreeMap, BTreeSet},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     rc::Rc,
@@ -9,12 +8,9 @@ use std::{
 };
 
 use rustix::io::Errno;
-use tokio::{
-    sync::Mutex,
-    task::{JoinHandle, spawn_local},
-};
+use tokio::task::{JoinHandle, spawn_local};
 
-use super::Driver;
+use super::{Driver, closing::Closing};
 use crate::{
     error::{Error, Result},
     frame::Kind,
@@ -22,7 +18,7 @@ use crate::{
     ipc::letter::Letter,
     listeners::{Bound, Name},
     message::Message,
-    primary::{acceptor::Acceptor, dispatch::Way, link::Seen, succession::KeptAsked},
+    primary::{acceptor::Acceptor, dispatch::Way, hooks::Event, link::Seen, succession::KeptAsked},
     sockets::Listener,
     wanted::{Answer, FIRST, Failure, Place, Wanted},
 };
@@ -36,6 +32,8 @@ struct Asked {
     socket: Socket,
     /// Who has been told that it listens there.
     members: BTreeSet<WorkerId>,
+    /// Of whom it has been told that they listen there.
+    told: BTreeSet<WorkerId>,
     /// Since when there is nobody. The last one has ended without closing it: its successor finds clients waiting.
     deserted: Option<Instant>,
 }
@@ -65,25 +63,6 @@ pub(super) struct Listening {
     closing: Rc<Closing>,
     /// Numbers given out: one that is free again is not used at once, because connections of it may still be under way.
     given: u16,
-}
-
-/// Sockets that close as soon as their tasks have ended.
-#[derive(Default)]
-struct Closing {
-    tasks: RefCell<Vec<JoinHandle<()>>>,
-    turn: Mutex<()>,
-}
-
-impl Closing {
-    /// Completes when everything closed so far is: only then its addresses can be bound again.
-    async fn settle(&self) {
-        let _turn = self.turn.lock().await;
-        let tasks = std::mem::take(&mut *self.tasks.borrow_mut());
-        for task in tasks {
-            // Aborted, which is no news.
-            let _ = task.await;
-        }
-    }
 }
 
 impl Listening {
@@ -203,6 +182,7 @@ impl Driver {
             wanted,
             socket,
             members: BTreeSet::new(),
+            told: BTreeSet::new(),
             deserted: Some(Instant::now()),
         };
         self.listening.open.insert(number, asked);
@@ -252,6 +232,7 @@ impl Driver {
         if let Some(asked) = self.listening.open.get_mut(&kept.number) {
             let lives = |id: &WorkerId| self.children.contains_key(id);
             asked.members = kept.members.into_iter().filter(lives).collect();
+            asked.told = asked.members.clone();
         }
         for id in kept.accepting {
             self.accepts(kept.number, id);
@@ -275,6 +256,7 @@ impl Driver {
 
     /// A worker takes connections of a listener, or has room for them again.
     pub(super) fn accepts(&mut self, listener: u16, id: WorkerId) {
+        self.tell_of(listener, id);
         if let (Some(child), true) = (self.children.get(&id), self.is_member(listener, id)) {
             let way = || Way {
                 sender: child.intake.clone(),
@@ -285,6 +267,20 @@ impl Driver {
             if !child.handle.is_retired() {
                 self.dispatch.borrow_mut().accepts(listener, id, way);
             }
+        }
+    }
+
+    /// The first time, it is an event that a worker listens there.
+    fn tell_of(&mut self, listener: u16, id: WorkerId) {
+        if let Some(child) = self.children.get(&id)
+            && let Some(asked) = self.listening.open.get_mut(&listener)
+            && asked.members.contains(&id)
+            && child.handle.is_connected()
+            && asked.told.insert(id)
+        {
+            let (worker, bound) = (child.handle.clone(), asked.socket.get().local.clone());
+            let asked = asked.wanted.address();
+            self.events.send(Event::ListeningAt(worker, asked, bound));
         }
     }
 
@@ -308,6 +304,7 @@ impl Driver {
         let Some(asked) = self.listening.open.get_mut(&listener) else {
             return;
         };
+        asked.told.remove(&id);
         if !asked.members.remove(&id) {
             return;
         }
@@ -352,7 +349,7 @@ impl Driver {
             tracing::info!("not listening on {} any more", asked.socket.get().local);
             if let Socket::Accepted(_, running) = asked.socket {
                 running.abort();
-                self.listening.closing.tasks.borrow_mut().push(running);
+                self.listening.closing.add(running);
                 self.dispatch.borrow_mut().close_pool(listener);
             }
         }

@@ -2,6 +2,7 @@
 
 mod adopt;
 mod children;
+mod closing;
 mod ending;
 mod handbacks;
 mod listening;

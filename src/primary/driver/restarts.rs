@@ -9,7 +9,7 @@ use crate::{
     error::{Error, Result},
     event::Restarted,
     id::{Generation, Slot, WorkerId},
-    primary::hooks::Event,
+    primary::hooks::{Concerned, Event},
     supervisor::Input,
 };
 
@@ -62,7 +62,8 @@ impl Driver {
             slot,
             cause: cause.clone(),
         };
-        self.events.send(Event::Error(error()));
+        self.events
+            .send(Event::Error(Concerned::slot(slot), error()));
         for asker in abandoned.askers {
             let _ = asker.send(Err(error()));
         }

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     primary::{
         Command,
-        hooks::{Event, Stand},
+        hooks::{Concerned, Event, Stand},
         link::Seen,
         succession::{self, Description, Ends, KeptListener, KeptWorker},
     },
@@ -71,7 +71,8 @@ impl Driver {
 
     pub(in crate::primary::driver) fn give_up(&mut self, cause: &str) {
         tracing::error!("upgrade given up, this program goes on: {cause}");
-        self.events.send(Event::Error(given_up(cause)));
+        self.events
+            .send(Event::Error(Concerned::default(), given_up(cause)));
         if let Some(due) = self.upgrade.due.take() {
             answer(due.askers, || Err(given_up(cause)));
         }

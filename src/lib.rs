@@ -83,7 +83,7 @@
 //!              worker/ (run, apps, doors, served, ports, inbox, hub, leaving, watch)
 //! 3 http       http/ (serving, timeouts, draining, letting go): knows a stream and a service, not who handed them over
 //! 2 wires      ipc/ (channel, intake, outbox, letter, requests, datagram, memfd, parcel, limits)  scoreboard/  listeners  sockets/  signals  birth  reactor  ticks
-//! 1 machines   supervisor/  recycling  rebalance  scheduler  frame: pure, no tokio, no descriptor, no clock
+//! 1 machines   supervisor/  recycling  rebalance  scheduler  pace  frame: pure, no tokio, no descriptor, no clock
 //! 0 words      schedule  settings  address  wanted  event  message  moved  signal  id  error
 //! ```
 
@@ -110,6 +110,7 @@ mod listen;
 mod listeners;
 mod message;
 mod moved;
+mod pace;
 mod primary;
 mod reactor;
 mod rebalance;

@@ -304,7 +304,8 @@ async fn accept(
                     moved: None,
                 },
                 &serving,
-            )
+            );
+            Ok(())
         });
         match served {
             Ok(()) => serving.worker.row().took(1),

@@ -1,5 +1,6 @@
 //! Listening sockets of the primary, and the streams that workers make of what they are handed.
 
+mod early;
 mod numbered;
 mod stream;
 
@@ -18,6 +19,7 @@ use std::{
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use socket2::{Domain, SockAddr, Socket, Type};
 
+pub(crate) use early::Early;
 pub(crate) use stream::Stream;
 
 use crate::{

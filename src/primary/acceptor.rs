@@ -5,6 +5,7 @@ use std::{
     io,
     os::fd::AsFd,
     rc::Rc,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -15,6 +16,7 @@ use super::dispatch::Dispatch;
 use crate::{
     ipc::intake::Conn,
     listeners::{Bound, Name},
+    pace::Pace,
     reactor,
     sockets::{self, Listener},
 };
@@ -32,8 +34,8 @@ pub(super) struct Acceptor {
 }
 
 enum Accepted {
-    /// The backlog is empty.
-    All,
+    /// So many; the backlog is empty.
+    All(usize),
     /// There may be more.
     Some,
     /// Descriptors or memory are used up.
@@ -70,6 +72,7 @@ impl Acceptor {
                     continue;
                 }
             };
+            let mut pace = Pace::new(Instant::now());
             loop {
                 when(&dispatch, |dispatch| {
                     dispatch.has_room_for(self.number) || is_shared(dispatch)
@@ -86,7 +89,15 @@ impl Acceptor {
                     continue;
                 }
                 match self.accept(&dispatch) {
-                    Accepted::All => ready.clear_ready(),
+                    Accepted::All(came) => match pace.after(came, Instant::now()) {
+                        None => ready.clear_ready(),
+                        // The whole thread: a timer of the runtime's takes a millisecond, one of the kernel's three system calls.
+                        Some(pause) => {
+                            ready.retain_ready();
+                            thread::sleep(pause);
+                            tokio::task::yield_now().await;
+                        }
+                    },
                     Accepted::Some => {
                         ready.retain_ready();
                         tokio::task::yield_now().await;
@@ -129,7 +140,7 @@ impl Acceptor {
         let mut dispatch = dispatch.borrow_mut();
         dispatch.sync_loads();
         let mut outcome = Accepted::Some;
-        for _ in 0..ACCEPT_BATCH {
+        for came in 0..ACCEPT_BATCH {
             match sockets::accept(&self.listener) {
                 Ok((fd, peer)) => dispatch.place(Conn {
                     fd,
@@ -139,7 +150,7 @@ impl Acceptor {
                     moved: None,
                 }),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    outcome = Accepted::All;
+                    outcome = Accepted::All(came);
                     break;
                 }
                 Err(error) if sockets::is_shortage(&error) => {

@@ -1,7 +1,7 @@
 //! What a worker serves: for each listener of the cluster an app, its type hidden.
 
 use std::{
-    convert::Infallible, fmt, future::Future, io, marker::PhantomData, net::SocketAddr, pin::Pin,
+    convert::Infallible, fmt, future::Future, marker::PhantomData, net::SocketAddr, pin::Pin,
     sync::Arc,
 };
 
@@ -13,17 +13,13 @@ use crate::{
     http::{Connections, Content, End, Serves, Start},
     ipc::intake::{Conn, IntakeReceiver},
     moved::Moved,
-    sockets::Stream,
+    sockets::Early,
 };
 
 /// Serves connections, each as a task of its own.
 pub(crate) trait App: Send + Sync {
     /// Serves one connection until it is closed or another worker has it.
-    ///
-    /// # Errors
-    ///
-    /// When the runtime cannot watch the connection.
-    fn spawn(self: Arc<Self>, conn: Conn, serving: &Serving) -> io::Result<()>;
+    fn spawn(self: Arc<Self>, conn: Conn, serving: &Serving);
 }
 
 /// The app of each listener.
@@ -68,7 +64,7 @@ where
     S: Serves<B>,
     B: Content,
 {
-    fn spawn(self: Arc<Self>, conn: Conn, serving: &Serving) -> io::Result<()> {
+    fn spawn(self: Arc<Self>, conn: Conn, serving: &Serving) {
         let Conn {
             fd,
             listener,
@@ -76,7 +72,7 @@ where
             moved,
             ..
         } = conn;
-        let stream = Stream::new(fd, peer)?;
+        let stream = Early::new(fd, peer);
         let start = moved.map_or(Start::Fresh, Start::Moved);
         let serve = serving
             .connections
@@ -88,7 +84,6 @@ where
                 Box::pin(self.let_go(stream, moved, listener, peer, serving)).await;
             }
         }));
-        Ok(())
     }
 }
 
@@ -101,7 +96,7 @@ where
     /// Gives a connection that was let go back to the primary, or goes on with it where nobody takes it.
     async fn let_go(
         self: Arc<Self>,
-        stream: Stream,
+        stream: Early,
         moved: Moved,
         listener: u16,
         peer: Option<SocketAddr>,
@@ -133,15 +128,12 @@ where
         };
         match kept {
             Ok(()) => worker.row().gave_back(),
-            Err(conn) => match Stream::new(conn.fd, peer) {
-                Ok(stream) => {
-                    let start = Start::Stays(conn.moved.unwrap_or_default());
-                    connections
-                        .serve(stream, start, (self.service_for)(peer))
-                        .await;
-                }
-                Err(_) => worker.row().closed(),
-            },
+            Err(conn) => {
+                let start = Start::Stays(conn.moved.unwrap_or_default());
+                connections
+                    .serve(Early::new(conn.fd, peer), start, (self.service_for)(peer))
+                    .await;
+            }
         }
     }
 }

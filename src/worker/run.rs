@@ -2,7 +2,6 @@
 
 use std::{
     convert::Infallible,
-    io,
     os::fd::{AsFd, OwnedFd},
     sync::{Arc, OnceLock},
     time::Duration,
@@ -319,15 +318,14 @@ async fn take_all(
 }
 
 fn serve(conn: Conn, apps: &[Arc<dyn App>], serving: &Serving) {
-    let served = match apps.get(usize::from(conn.app)) {
+    match apps.get(usize::from(conn.app)) {
         Some(app) => app.clone().spawn(conn, serving),
-        None => Err(io::Error::other(
-            "it is for an app that this program does not have",
-        )),
-    };
-    if let Err(error) = served {
-        tracing::error!(%error, "a connection cannot be served");
-        serving.worker.row().closed();
+        None => {
+            tracing::error!(
+                "a connection is closed: it is for an app that this program does not have"
+            );
+            serving.worker.row().closed();
+        }
     }
 }
 

@@ -62,12 +62,7 @@ impl Worker {
             done: mpsc::channel(1).0,
         };
         self.row().adopted();
-        app.spawn(conn, &serving).map_err(|source| {
-            self.row().closed();
-            Error::System {
-                doing: "serve a connection",
-                source,
-            }
-        })
+        app.spawn(conn, &serving);
+        Ok(())
     }
 }

@@ -1,0 +1,89 @@
+//! When to let connections gather before they are accepted.
+//!
+//! Each look at a backlog costs a wake-up of who looks, and of each worker that is handed something. Where connections come fast, a
+//! moment's pause makes one wake-up of many; where they come slowly it would only make them wait. So the pause depends on the rate, and
+//! what comes after a while in which nothing came is never held up.
+
+use std::time::{Duration, Instant};
+
+/// A pause, at the most; the kernel adds its slack of 50 µs.
+const PAUSE: Duration = Duration::from_micros(300);
+
+/// Connections at least this close to each other, on average, are fast: three or more in a pause.
+const CLOSE: Duration = Duration::from_micros(100);
+
+/// The rate is taken over at least so many connections.
+const WINDOW: u32 = 8;
+
+/// The rate at which connections come, as one acceptor sees it.
+#[derive(Debug)]
+pub(crate) struct Pace {
+    /// The window's begin.
+    since: Instant,
+    came: u32,
+    is_fast: bool,
+}
+
+impl Pace {
+    pub(crate) fn new(now: Instant) -> Self {
+        Self {
+            since: now,
+            came: 0,
+            is_fast: false,
+        }
+    }
+
+    /// After a look that brought so many and left none: how long to pause before the next. `None`: wait until somebody comes.
+    pub(crate) fn after(&mut self, came: usize, now: Instant) -> Option<Duration> {
+        self.came = self
+            .came
+            .saturating_add(u32::try_from(came).unwrap_or(u32::MAX));
+        if came == 0 {
+            *self = Self::new(now);
+        } else if self.came >= WINDOW {
+            self.is_fast = now.duration_since(self.since) <= CLOSE.saturating_mul(self.came);
+            (self.since, self.came) = (now, 0);
+        }
+        // A pause that brought one connection was not worth it.
+        self.is_fast &= came > 1;
+        self.is_fast.then_some(PAUSE)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is paused when looks that bring so many are so far from each other.
+    fn pauses(came: usize, apart: Duration) -> usize {
+        let mut now = Instant::now();
+        let mut pace = Pace::new(now);
+        let mut look = |_: &i32| {
+            now += apart;
+            pace.after(came, now).is_some()
+        };
+        (0..100).filter(|i| look(i)).count()
+    }
+
+    #[test]
+    fn only_who_comes_fast_and_in_company_is_let_gather() {
+        assert!(pauses(4, Duration::from_micros(200)) > 90);
+        assert_eq!(pauses(4, Duration::from_micros(500)), 0, "slow");
+        assert_eq!(pauses(1, Duration::from_micros(50)), 0, "one client alone");
+    }
+
+    #[test]
+    fn the_first_after_a_while_is_not_held_up() {
+        let mut now = Instant::now();
+        let mut pace = Pace::new(now);
+        for _ in 0..10 {
+            now += CLOSE;
+            pace.after(8, now);
+        }
+        assert!(pace.after(8, now).is_some());
+        assert!(pace.after(0, now + PAUSE).is_none(), "nobody came");
+        now += Duration::from_secs(1);
+        assert!(pace.after(3, now).is_none());
+        assert!(pace.after(30, now + Duration::from_secs(1)).is_none());
+    }
+}

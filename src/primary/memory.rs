@@ -35,11 +35,15 @@ mod tests {
 
     #[test]
     fn what_is_allocated_shows_and_a_process_that_is_none_has_none() {
-        let before = held_by(std::process::id()).unwrap();
-        let allocated = vec![1_u8; 64 << 20];
-        let after = held_by(std::process::id()).unwrap();
-        assert!(after >= before + (60 << 20), "{before} {after}");
-        drop(allocated);
+        let shows = || {
+            let before = held_by(std::process::id()).unwrap();
+            let allocated = vec![1_u8; 64 << 20];
+            let after = held_by(std::process::id()).unwrap();
+            drop(allocated);
+            after >= before + (60 << 20)
+        };
+        // Another test of this process may let go as much meanwhile.
+        assert!((0..10).any(|_| shows()));
         assert_eq!(held_by(u32::MAX), None);
     }
 }

@@ -185,6 +185,7 @@ impl Consumption {
 
     /// So much weight of messages or notices has come; false when that is more than a sender may have under way.
     pub(crate) fn received(&self, weight: usize) -> bool {
+        self.outbox.heard();
         let before = self.outstanding.fetch_add(weight, Relaxed);
         before < NEARLY_NOTHING || before + weight <= CAPACITY
     }

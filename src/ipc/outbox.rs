@@ -7,7 +7,10 @@
 
 use std::{
     os::fd::{AsFd, OwnedFd},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -48,6 +51,8 @@ pub(crate) struct Outbox {
     idle: Notify,
     /// What was asked over this channel and is not answered yet.
     requests: Requests,
+    /// Something has come from the other side since the writer looked.
+    heard: AtomicBool,
 }
 
 impl Outbox {
@@ -249,6 +254,11 @@ impl Outbox {
         self.queue().socket = Arc::downgrade(socket);
     }
 
+    /// Something has come from the other side: what is sent next is perhaps the answer, and waits for no company.
+    pub(super) fn heard(&self) {
+        self.heard.store(true, Relaxed);
+    }
+
     /// The next datagram to send, as soon as one is due; `None` once closed. For the one writer, which gives the last one's buffer back.
     ///
     /// Cancel safe: a datagram is taken only when it is returned.
@@ -263,6 +273,9 @@ impl Outbox {
                 }
                 if queue.closed {
                     return None;
+                }
+                if self.heard.swap(false, Relaxed) {
+                    queue.forget_company();
                 }
                 if let Some(datagram) = queue.take() {
                     queue.sending = true;
@@ -417,6 +430,10 @@ mod tests {
         assert_eq!(frames(&next(&outbox).await).count(), 3);
         let waited = begun.elapsed();
         assert!(!waited.is_zero() && waited < LINGER, "{waited:?}");
+        post(&outbox, 24).unwrap();
+        assert!(drain(&outbox).await.is_empty());
+        outbox.heard();
+        assert_eq!(drain(&outbox).await.len(), 1, "in a conversation, at once");
         post(&outbox, 24).unwrap();
         let asked = outbox.request(&1);
         assert_eq!(drain(&outbox).await.len(), 1, "both, at once");

@@ -25,8 +25,9 @@ pub(crate) const NEARLY_NOTHING: usize = 256 * 1024;
 /// Messages and notices are sent at once when this many bytes of them wait.
 pub(super) const FULL: usize = 32 * 1024;
 
-/// The longest that small messages wait for company, and only those that come within it of the datagram before. Each datagram
-/// wakes the other side: without company a message a request costs a worker at full load 28 % more, most of it in the kernel.
+/// The longest that small messages wait for company, and only those that come within it of the datagram before, with nothing heard
+/// from the other side since. Each datagram wakes the other side: a message a request costs 17 % more than none, without company 33 %
+/// (two workers at full load, medians of eight rounds).
 const COMPANY: Duration = Duration::from_millis(2);
 
 /// Whether so much more may be under way.
@@ -247,6 +248,11 @@ impl Queue {
             return Some(datagram.into());
         }
         self.take_messages()
+    }
+
+    /// The next message need not wait.
+    pub(super) fn forget_company(&mut self) {
+        self.company = None;
     }
 
     fn take_messages(&mut self) -> Option<Datagram> {

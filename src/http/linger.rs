@@ -11,7 +11,7 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt},
     time::timeout,
 };
 
@@ -30,7 +30,7 @@ pub(super) async fn linger<IO: AsyncRead + AsyncWrite + Unpin>(mut socket: Socke
 }
 
 async fn drain<IO: AsyncRead + AsyncWrite + Unpin>(socket: &mut Socket<IO>) -> io::Result<()> {
-    poll_fn(|cx| socket.poll_end(cx)).await?;
+    socket.shutdown().await?;
     let mut read = 0;
     while read < BYTES {
         match poll_fn(|cx| scratch::poll_read(Pin::new(&mut *socket), cx, <[u8]>::len)).await? {

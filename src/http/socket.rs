@@ -136,17 +136,6 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Socket<IO> {
 }
 
 impl<IO: AsyncWrite + Unpin> Socket<IO> {
-    /// Tells the client that nothing more comes.
-    pub(super) fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.link().unwritten.store(true, Relaxed);
-        // A client that has ended needs no word: the close that follows says the same.
-        if !self.ended && !self.shut {
-            ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
-            self.shut = true;
-        }
-        Poll::Ready(Ok(()))
-    }
-
     /// Whatever was asked of the stream last tells whether it has taken everything: a flush comes after the last write.
     fn wrote<T>(&mut self, cx: &Context<'_>, wrote: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         self.link().unwritten.store(wrote.is_pending(), Relaxed);
@@ -194,12 +183,13 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Socket<IO> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // In HTTP/1 hyper does this last. The driver then closes the stream, which says the same, or lingers.
-        if self.http1 && self.link().is_driver(cx) {
-            self.link().unwritten.store(true, Relaxed);
-            return Poll::Ready(Ok(()));
+        self.link().unwritten.store(true, Relaxed);
+        // A client that has ended needs no word: the close that follows says the same.
+        if !self.ended && !self.shut {
+            ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
+            self.shut = true;
         }
-        self.poll_end(cx)
+        Poll::Ready(Ok(()))
     }
 }
 

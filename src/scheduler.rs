@@ -441,4 +441,29 @@ mod tests {
             }
         }
     }
+
+    /// A simulation, for this many processes hardly run anywhere: `cargo test --release --lib a_pick_costs -- --ignored --nocapture`.
+    #[test]
+    #[ignore = "a measurement"]
+    #[allow(clippy::print_stdout, reason = "its result")]
+    fn what_a_pick_costs() {
+        const PICKS: u32 = 1_000_000;
+        let peer = Some(IpAddr::from([127, 0, 0, 1]));
+        for kind in [
+            Scheduling::RoundRobin,
+            Scheduling::LeastConnections,
+            Scheduling::IpHash,
+        ] {
+            for workers in [2, 8, 64, 512] {
+                let mut scheduler = with_workers(kind, workers);
+                let begun = std::time::Instant::now();
+                for _ in 0..PICKS {
+                    let id = scheduler.pick(peer).unwrap();
+                    scheduler.released(id, 1);
+                }
+                let each = begun.elapsed() / PICKS;
+                println!("{kind:?}, {workers} workers: {each:?} a pick and a release");
+            }
+        }
+    }
 }

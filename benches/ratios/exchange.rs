@@ -57,8 +57,11 @@ impl Traffic {
         }
     }
 
-    pub(crate) fn beside_idle(self, idle: usize) -> Self {
-        Self { idle, ..self }
+    pub(crate) fn beside_idle(self, more: usize) -> Self {
+        Self {
+            idle: self.idle + more,
+            ..self
+        }
     }
 
     /// One HTTP/1.1 request.

@@ -11,6 +11,7 @@ use socket2::{Domain, Socket, Type};
 
 use crate::Result;
 use crate::exchange::{Dialogue, Traffic, Wire, would_block};
+use crate::idle::Idle;
 
 /// What came of a run.
 #[derive(Debug, Default)]
@@ -53,7 +54,7 @@ pub(crate) struct Load {
     /// Of HTTP/1.1, where all are alike.
     request: Vec<u8>,
     slots: Vec<Option<Connection>>,
-    idle: Vec<TcpStream>,
+    idle: Idle,
     buffer: Box<[u8]>,
     opened: usize,
 }
@@ -67,40 +68,12 @@ impl Load {
             request: traffic.request(),
             traffic,
             slots,
-            idle: Vec::new(),
+            idle: Idle::default(),
             buffer: vec![0; BUFFER].into(),
             opened: 0,
         };
-        for number in 0..load.traffic.idle {
-            let idle = load
-                .idle()
-                .map_err(|error| format!("idle connection {number}: {error}"))?;
-            load.idle.push(idle);
-        }
+        load.idle = Idle::open(server, load.traffic.idle)?;
         Ok(load)
-    }
-
-    /// A connection that was answered once, and stays open.
-    fn idle(&mut self) -> Result<TcpStream> {
-        let socket = Socket::new(Domain::IPV4, Type::STREAM.cloexec(), None)?;
-        socket.bind(&self.source().into())?;
-        socket.connect(&self.server.into())?;
-        let mut stream = TcpStream::from(socket);
-        stream.set_read_timeout(Some(Duration::from_secs(PATIENCE.tv_sec.unsigned_abs())))?;
-        stream.write_all(&self.request)?;
-        let mut dialogue = self.traffic.dialogue();
-        loop {
-            let n = stream.read(&mut self.buffer)?;
-            if n == 0 {
-                return Err("closed by the server".into());
-            }
-            if dialogue
-                .received(&self.buffer[..n], &self.traffic)?
-                .is_some()
-            {
-                return Ok(stream);
-            }
-        }
     }
 
     /// Requests for so long, then waits for the answers that are still out: nothing is going on before and after.

@@ -20,6 +20,8 @@
 //! - `peers`: the servers that are this very binary, started again: `axum::serve`, this crate with the same `app`, and
 //!   (`canned`) a bare epoll loop; `installed`: those of the bench `peers`; actix-web is a package of its own, `benches/actix`
 //! - `load`: the client; `response`: what counts as an answer; `probe`: when does a server answer?
+//! - `idle`: who holds idle connections
+//! - `syscalls`: the budget of system calls
 //! - `boot`, `memory`: the two measurements that are not about requests
 //! - `procfs`, `table`, `report`, `chart`: reading numbers, printing and drawing them
 
@@ -30,6 +32,7 @@ mod boot;
 mod canned;
 mod chart;
 mod exchange;
+mod idle;
 #[allow(dead_code, reason = "the other bench's own: it uses more of it")]
 #[path = "../peers/servers.rs"]
 mod installed;
@@ -45,6 +48,7 @@ mod report;
 mod response;
 mod rounds;
 mod server;
+mod syscalls;
 mod table;
 mod workloads;
 
@@ -110,6 +114,9 @@ fn measure(programs: &Programs, options: &Options) -> Result<()> {
             rounds::measure(&workload, programs, options, &mut report)?;
         }
     }
+    if options.wants(syscalls::KEY) {
+        syscalls::measure(programs, &mut report)?;
+    }
     if options.wants(memory::KEY) {
         memory::measure(programs, &mut report)?;
     }
@@ -125,12 +132,16 @@ fn measure(programs: &Programs, options: &Options) -> Result<()> {
 
 /// As many descriptors as allowed: for idle connections, here and in the servers, which inherit it.
 fn raise_limit() -> Result<()> {
-    let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit {
-        current: limit.maximum,
-        ..limit
+    let to = |most| {
+        let limit = Rlimit {
+            current: most,
+            maximum: most,
+        };
+        setrlimit(Resource::Nofile, limit)
     };
-    Ok(setrlimit(Resource::Nofile, raised)?)
+    let allowed = getrlimit(Resource::Nofile).maximum;
+    // More than the hard limit is root's to have.
+    Ok(to(Some(1 << 20)).or_else(|_| to(allowed))?)
 }
 
 /// A folder for files of servers that want some.

@@ -11,11 +11,12 @@ pub(crate) const USAGE: &str = "\
 cargo bench --bench ratios -- [options]
 
   --all              every part: about a quarter of an hour
-  --only PART        keep-alive, new-connection, json, body, echo, http2, routes, messages, idle, memory or boot; several with commas
+  --only PART        keep-alive, new-connection, json, body, echo, http2, routes, messages, idle, scale,
+                     syscalls, memory or boot; several with commas
   --rounds N         rounds, in each of which every server is measured once (5)
   --seconds S        length of one measurement (2)
   --connections N    connections of the client at the same time (64)
-  --idle N           idle connections of the part `idle` (10000)
+  --idle N           idle connections of the parts `idle` and `scale` (10000)
   --installed DIR    where granian and gunicorn were installed, if not on PATH
   --publish DIR      write performance.md and performance.svg there
   --boots N          starts measured by `boot` (20)
@@ -135,6 +136,6 @@ impl fmt::Display for Options {
 }
 
 fn parts() -> impl Iterator<Item = &'static str> {
-    let others = [crate::memory::KEY, crate::boot::KEY];
+    let others = [crate::syscalls::KEY, crate::memory::KEY, crate::boot::KEY];
     crate::workloads::KEYS.into_iter().chain(others)
 }

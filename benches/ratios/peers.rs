@@ -16,7 +16,7 @@ use rustix::process::{Signal, set_parent_process_death_signal};
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 
-use crate::{Result, app, canned, recipes};
+use crate::{Result, app, canned, idle, recipes};
 
 /// What makes this binary a peer.
 pub(crate) const ARGUMENT: &str = "--peer";
@@ -29,14 +29,16 @@ pub(crate) fn run(arguments: &[OsString]) -> Result<()> {
         return Err("which peer?".into());
     };
     match name.to_str() {
+        Some(idle::HOLD) => idle::run(rest),
         Some(BECOME) => match r#become(rest)? {},
         Some("axum-multi-thread") => serve(&threads()?, app::few()),
         Some("axum-http2") => threads()?.block_on(serve_http2(app::few())),
         Some("axum-many-routes") => serve(&threads()?, app::many()),
         Some("axum-current-thread") => serve(&thread()?, app::few()),
-        Some("cluster") => cluster(|server| server, app::few()),
-        Some("cluster-many-routes") => cluster(|server| server, app::many()),
-        Some("cluster-notices") => cluster(noticed, app::few()),
+        Some("cluster") => cluster(&["127.0.0.1:0"], |server| server, app::few()),
+        Some("cluster-4-listeners") => cluster(&["127.0.0.1:0"; 4], |server| server, app::few()),
+        Some("cluster-many-routes") => cluster(&["127.0.0.1:0"], |server| server, app::many()),
+        Some("cluster-notices") => cluster(&["127.0.0.1:0"], noticed, app::few()),
         Some("epoll") => canned::serve(),
         _ => Err(format!("no such peer: {}", name.display()).into()),
     }
@@ -73,8 +75,8 @@ fn thread() -> std::io::Result<Runtime> {
 }
 
 /// This crate as its documentation has it.
-fn cluster(with: fn(ClusteredServer) -> ClusteredServer, app: Router) -> Result<()> {
-    let server = ClusteredServer::bind("127.0.0.1:0")
+fn cluster(at: &[&str], with: fn(ClusteredServer) -> ClusteredServer, app: Router) -> Result<()> {
+    let server = ClusteredServer::bind(at)
         .program(std::env::current_exe()?) // named, because cargo builds a bench as it does a test
         .workers(recipes::WORKERS as u32)
         .on_ready(|primary| {

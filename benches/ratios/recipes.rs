@@ -14,6 +14,7 @@ pub(crate) fn hello(workers: usize) -> Recipe {
     Recipe {
         name,
         processes: workers + 1,
+        idle: 0,
         program: example("hello", workers, None),
     }
 }
@@ -22,6 +23,7 @@ pub(crate) fn hello_shared() -> Recipe {
     Recipe {
         name: SHARED,
         processes: WORKERS + 1,
+        idle: 0,
         program: example("hello", WORKERS, Some("shared")),
     }
 }
@@ -30,6 +32,7 @@ pub(crate) fn other(workers: usize) -> Recipe {
     Recipe {
         name: "axum-cluster, the other build",
         processes: workers + 1,
+        idle: 0,
         program: example(OTHER, workers, None),
     }
 }
@@ -38,6 +41,7 @@ pub(crate) fn playground() -> Recipe {
     Recipe {
         name: "axum-cluster (playground), 1 worker",
         processes: 2,
+        idle: 0,
         program: example("playground", 1, None),
     }
 }
@@ -46,6 +50,7 @@ pub(crate) fn request_count() -> Recipe {
     Recipe {
         name: "axum-cluster, a message a request",
         processes: WORKERS + 1,
+        idle: 0,
         program: example("request_count", WORKERS, None),
     }
 }
@@ -58,11 +63,29 @@ fn example(name: &'static str, workers: usize, scheduling: Option<&'static str>)
     }
 }
 
+/// Two workers behind four listeners.
+pub(crate) fn four_listeners() -> Recipe {
+    Recipe {
+        name: "2 workers, 4 listeners",
+        program: Program::Cluster("cluster-4-listeners"),
+        ..cluster()
+    }
+}
+
+/// One of the workers' numbers that are compared.
+pub(crate) fn crowd(name: &'static str, workers: usize) -> Recipe {
+    Recipe {
+        name,
+        ..hello(workers)
+    }
+}
+
 /// This crate with the same app as `axum::serve`.
 pub(crate) fn cluster() -> Recipe {
     Recipe {
         name: ROUND_ROBIN,
         processes: WORKERS + 1,
+        idle: 0,
         program: Program::Cluster("cluster"),
     }
 }
@@ -106,6 +129,7 @@ fn peer(name: &'static str, peer: &'static str) -> Recipe {
     Recipe {
         name,
         processes: 1,
+        idle: 0,
         program: Program::Peer(peer),
     }
 }
@@ -114,6 +138,7 @@ pub(crate) fn actix() -> Recipe {
     Recipe {
         name: ACTIX,
         processes: 1,
+        idle: 0,
         program: Program::Actix,
     }
 }
@@ -134,6 +159,7 @@ fn installed(name: &'static str, program: &'static str, processes: usize) -> Rec
     Recipe {
         name,
         processes,
+        idle: 0,
         program: Program::Installed(program),
     }
 }
@@ -162,6 +188,7 @@ fn node(name: &'static str, workers: usize, policy: &'static str, switch: &'stat
     Recipe {
         name,
         processes: workers + 1,
+        idle: 0,
         program: Program::Node {
             workers,
             policy,

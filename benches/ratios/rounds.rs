@@ -214,7 +214,7 @@ impl Contender {
         let server = Server::start(recipe, programs)?;
         let mut load = Load::new(
             server.address(),
-            workload.traffic.clone(),
+            workload.traffic.clone().beside_idle(recipe.idle),
             options.connections,
         )?;
         load.run(WARM_UP)?.without_failures()?;

@@ -77,6 +77,8 @@ pub(crate) struct Recipe {
     pub(crate) name: &'static str,
     /// How many processes it has.
     pub(crate) processes: usize,
+    /// Connections that are open and idle, beside those of the workload.
+    pub(crate) idle: usize,
     pub(crate) program: Program,
 }
 

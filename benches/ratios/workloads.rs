@@ -5,13 +5,13 @@ use crate::exchange::{Traffic, Wire};
 use crate::options::Options;
 use crate::recipes::{
     actix, axum_current, axum_http2, axum_many_routes, axum_multi, cluster, cluster_many_routes,
-    cluster_notices, epoll, granian, gunicorn, hello, hello_shared, nginx, node_http2, node_notify,
-    node_round_robin, node_shared, other, request_count,
+    cluster_notices, crowd, epoll, four_listeners, granian, gunicorn, hello, hello_shared, nginx,
+    node_http2, node_notify, node_round_robin, node_shared, other, request_count,
 };
 use crate::server::{Programs, Recipe};
 use crate::table::{Comparison, Target};
 
-pub(crate) const KEYS: [&str; 9] = [
+pub(crate) const KEYS: [&str; 10] = [
     "keep-alive",
     "new-connection",
     "json",
@@ -21,6 +21,7 @@ pub(crate) const KEYS: [&str; 9] = [
     "routes",
     "messages",
     "idle",
+    "scale",
 ];
 
 /// One kind of traffic, sent to several servers in turn.
@@ -48,6 +49,7 @@ pub(crate) fn all(programs: &Programs, options: &Options) -> Vec<Workload> {
         routes(),
         messages(),
         idle(options.idle),
+        scale(options.idle),
     ];
     let only = &options.servers;
     for workload in &mut all {
@@ -222,4 +224,35 @@ fn idle(connections: usize) -> Workload {
         Traffic::hello(Wire::KeepAlive).beside_idle(connections),
     )
     .beside_others(axum_multi(), node_round_robin())
+}
+
+/// What an idle worker and an open connection add to the cost of a new one: nothing, it should be.
+fn scale(connections: usize) -> Workload {
+    let two = crowd("2 workers", 2);
+    let (eight, many) = (crowd("8 workers", 8), crowd("64 workers", 64));
+    let idle = Recipe {
+        idle: connections,
+        ..crowd("2 workers, idle connections too", 2)
+    };
+    let listeners = four_listeners();
+    let note = format!(
+        "As above, with more workers, beside {connections} connections that were answered once and are idle, or with listeners at \
+         which nobody comes."
+    );
+    workload(
+        "scale",
+        "A new connection in a crowd",
+        &note,
+        Traffic::hello(Wire::NewConnection),
+    )
+    .ratio(&eight, &two, None)
+    .ratio(&many, &two, Some(Target::AtMost(1.1)))
+    .ratio(&idle, &two, Some(Target::AtMost(1.1)))
+    .ratio(&listeners, &two, Some(Target::AtMost(1.1)))
+    .servers([two, eight, many, idle, listeners])
+}
+
+/// Whose system calls are counted.
+pub(crate) fn counted() -> Vec<Recipe> {
+    vec![hello(2), hello_shared(), axum_multi(), axum_current()]
 }

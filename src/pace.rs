@@ -3,6 +3,9 @@
 //! Each look at a backlog costs a wake-up of who looks, and of each worker that is handed something. Where connections come fast, a
 //! moment's pause makes one wake-up of many; where they come slowly it would only make them wait. So the pause depends on the rate, and
 //! what comes after a while in which nothing came is never held up.
+//!
+//! A new connection a request, 2 workers on 2 cores: with this and `sockets::Early` 0.82 of what it cost before (0.75 to
+//! 1.09, 7 interleaved rounds). In the accept threads of shared scheduling it made no difference.
 
 use std::time::{Duration, Instant};
 
@@ -15,7 +18,7 @@ const CLOSE: Duration = Duration::from_micros(100);
 /// The rate is taken over at least so many connections.
 const WINDOW: u32 = 8;
 
-/// The rate at which connections come, as one acceptor sees it.
+/// The rate at which connections come, as the primary's acceptor of one listener sees it.
 #[derive(Debug)]
 pub(crate) struct Pace {
     /// The window's begin.

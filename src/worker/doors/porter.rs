@@ -1,10 +1,9 @@
 //! The thread that waits at the doors.
 
 use std::{
-    io, mem,
+    io,
     os::fd::OwnedFd,
     sync::Arc,
-    thread,
     time::{Duration, Instant},
 };
 
@@ -19,7 +18,6 @@ use crate::{
     http::Connections,
     ipc::intake::IntakeReceiver,
     moved::{Awaits, Moved},
-    pace::Pace,
     scoreboard::Row,
     sockets,
 };
@@ -37,9 +35,6 @@ pub(super) struct Porter {
     /// As told to the primary.
     shut: bool,
     short_until: Option<Instant>,
-    pace: Pace,
-    /// As last counted.
-    accepted: u64,
 }
 
 /// Whether to accept, and when to look again if nothing happens.
@@ -66,8 +61,6 @@ impl Porter {
             row: doors.row.clone(),
             shut: false,
             short_until: None,
-            pace: Pace::new(Instant::now()),
-            accepted: 0,
         })
     }
 
@@ -105,21 +98,8 @@ impl Porter {
                     place => self.answer(place as usize),
                 }
             }
-            self.let_gather();
         }
         self.leave();
-    }
-
-    /// Where many come, the runtime serves those who have come, and others gather in the backlog, before this thread waits there again:
-    /// a wake-up for many, and none for the doors that come back meanwhile.
-    fn let_gather(&mut self) {
-        let accepted = self.row.accepted();
-        let came = accepted - mem::replace(&mut self.accepted, accepted);
-        if came > 0
-            && let Some(pause) = self.pace.after(came as usize, Instant::now())
-        {
-            thread::sleep(pause);
-        }
     }
 
     fn look(&mut self) -> Look {

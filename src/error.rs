@@ -175,6 +175,7 @@ impl fmt::Display for Error {
             Self::Program { program, source } => {
                 write!(f, "cannot start workers from {}", program.display())?;
                 match source.kind() {
+                    io::ErrorKind::NotFound if program.starts_with("/proc") => f.write_str(": `/proc` is not mounted; this crate needs it"),
                     io::ErrorKind::NotFound => f.write_str(": no program is there; put it in place again"),
                     io::ErrorKind::PermissionDenied => f.write_str(": it may not be executed; `chmod +x` permits it"),
                     _ => Ok(()),

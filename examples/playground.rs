@@ -6,7 +6,7 @@
 //! $ curl -i http://127.0.0.1:8000/
 //! x-worker: 1
 //! x-slot: 0
-//! x-generation: 0
+//! x-generation: 1
 //! x-pid: 4711
 //!
 //! hello world

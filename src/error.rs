@@ -2,6 +2,8 @@
 
 use std::{error::Error as StdError, fmt, io, path::PathBuf, process::ExitStatus};
 
+use rustix::io::Errno;
+
 use crate::{address::Address, id::Slot};
 
 /// The result of everything in this crate that can fail.
@@ -77,7 +79,7 @@ pub enum Error {
         /// What is wrong with what that one left.
         source: io::Error,
     },
-    /// `serve` or `start` was called a second time in this process. One process has one cluster.
+    /// `serve` or `start` was called a second time in this process. One process has one cluster in its life, in a test binary as well.
     AlreadyStarted,
     /// The cluster of a `ClusteredServer` looks after its workers itself: nobody forks there. See [`scale`](crate::Primary::scale).
     Supervised,
@@ -155,6 +157,9 @@ impl fmt::Display for Error {
                 write!(f, "cannot listen on {address}")?;
                 match source.kind() {
                     io::ErrorKind::AddrInUse => f.write_str(": another program listens there; stop it or choose another address"),
+                    io::ErrorKind::AddrNotAvailable => f.write_str(": this machine has no such address; `0.0.0.0` and `[::]` are all that it has"),
+                    io::ErrorKind::NotFound => f.write_str(": the directory of the socket is not there; create it first"),
+                    io::ErrorKind::InvalidInput if address.unix_path().is_some() => f.write_str(": the name of the socket is empty or too long"),
                     io::ErrorKind::PermissionDenied => {
                         f.write_str(": not permitted; ports below 1024 need a privilege (CAP_NET_BIND_SERVICE), a unix socket a writable directory")
                     }
@@ -167,8 +172,25 @@ impl fmt::Display for Error {
                 "`{given}` is no address to listen on; expected `host:port`, `[v6]:port` or `unix:/path`"
             ),
             Self::Setting { name, value, expected } => write!(f, "{name} is `{value}`; expected {expected}"),
-            Self::Program { program, .. } => write!(f, "cannot start workers from {}", program.display()),
-            Self::Spawn { program, .. } => write!(f, "cannot start a worker process from {}", program.display()),
+            Self::Program { program, source } => {
+                write!(f, "cannot start workers from {}", program.display())?;
+                match source.kind() {
+                    io::ErrorKind::NotFound if program.starts_with("/proc") => f.write_str(": `/proc` is not mounted; this crate needs it"),
+                    io::ErrorKind::NotFound => f.write_str(": no program is there; put it in place again"),
+                    io::ErrorKind::PermissionDenied => f.write_str(": it may not be executed; `chmod +x` permits it"),
+                    _ => Ok(()),
+                }
+            }
+            Self::Spawn { program, source } => {
+                write!(f, "cannot start a worker process from {}", program.display())?;
+                match Errno::from_io_error(source) {
+                    Some(Errno::NOEXEC) => f.write_str(": it is no program for this machine, or only a part of one"),
+                    Some(Errno::AGAIN | Errno::MFILE | Errno::NFILE | Errno::NOMEM) => {
+                        f.write_str(": a limit is reached; raise that of processes (`ulimit -u`), of descriptors (`ulimit -n`) or of memory")
+                    }
+                    _ => Ok(()),
+                }
+            }
             Self::NeverReady { program, status, deaths, cause } => {
                 write!(f, "{} died {deaths} times before it was ready", program.display())?;
                 if let Some(status) = status {
@@ -179,7 +201,8 @@ impl fmt::Display for Error {
             Self::RestartAbandoned { slot, cause } => write!(f, "the restart was given up, the old workers stay: the new worker in slot {slot} did not come up: {cause}"),
             Self::Upgrade { cause } => write!(f, "the upgrade was given up, this program goes on: {cause}"),
             Self::Succession { .. } => f.write_str("cannot take over the cluster of the program that ran in this process before"),
-            Self::AlreadyStarted => f.write_str("this process has a cluster already; `serve` or `start` may be called once a process"),
+            Self::AlreadyStarted => f.write_str("this process has, or had, its cluster; `serve` or `start` may be called once a process (for two addresses: an array in `bind`, or `also`; \
+                 for two tests: one test binary each)"),
             Self::Supervised => f.write_str("a `ClusteredServer` starts its workers itself; use `scale`, or `Cluster` to fork them"),
             Self::Unsupervised => f.write_str("the program forks the workers of this cluster itself; only a `ClusteredServer` is scaled, restarted and upgraded"),
             Self::NotStarted => f.write_str("this worker has not joined its cluster yet; call `serve` or `start` first"),

@@ -51,7 +51,9 @@ number! {
 }
 
 number! {
-    /// Counts rolling restarts: workers of one generation run the same program image.
+    /// Counts rolling restarts, those that were abandoned too: 1 from the start, 0 with `workers(0)`.
+    ///
+    /// Workers of one generation run the same program image.
     Generation(u64)
 }
 

@@ -65,6 +65,13 @@
 //! | the primary is killed | workers drain and end; none outlives the drain deadline, none becomes a primary |
 //! | messages | at most once, in order, flushed on a graceful end; a killed worker takes at most 10 ms' worth with it |
 //!
+//! # Outside the program
+//!
+//! The variables `AXUM_CLUSTER_WORKERS` and `AXUM_CLUSTER_SCHEDULING` override [`workers`](ClusteredServer::workers) and
+//! [`scheduling`](ClusteredServer::scheduling); a value that means nothing is an error. To the primary, TERM and INT are a graceful end,
+//! QUIT an end at once, HUP a rolling restart, USR2 an upgrade in place, USR1 [`on_reopen`](ClusteredServer::on_reopen), TTIN and TTOU one
+//! worker more or fewer. What happens is told through `tracing`: without a subscriber nothing is, not even why a restart was given up.
+//!
 //! # Features
 //!
 //! | feature | default | what it gives |

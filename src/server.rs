@@ -98,7 +98,7 @@ impl ClusteredServer {
     }
 
     /// How many worker processes. Default: [`available_parallelism`](std::thread::available_parallelism), which honours cgroup quotas
-    /// and affinity. 0 serves in this one process, for debuggers. The variable `AXUM_CLUSTER_WORKERS` overrides it.
+    /// and affinity. 0 serves in this one process, for debuggers and for one test a binary. The variable `AXUM_CLUSTER_WORKERS` overrides it.
     pub fn workers(mut self, workers: u32) -> Self {
         self.settings.workers = workers;
         self
@@ -195,7 +195,7 @@ impl ClusteredServer {
 
     /// Serves the router that `build` makes, in workers only: the primary opens no database pool.
     ///
-    /// An error of `build` ends that worker; [`?`](std::ops::Try) works on anything in it.
+    /// An error of `build` ends that worker; `?` works on any error in it.
     #[cfg(feature = "axum")]
     pub fn serve_with<F>(self, build: impl FnOnce(Worker) -> F + Send + 'static) -> Serve
     where

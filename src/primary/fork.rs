@@ -175,7 +175,7 @@ impl Primary {
 
     /// [Disconnects](WorkerHandle::disconnect) every worker that lives (Node's `cluster.disconnect()`). The cluster goes on: more can be forked.
     ///
-    /// Acts at once. The ticket completes when all of them have exited (Node's callback comes at the first: K-4); it may be dropped.
+    /// Acts at once. The ticket completes when all of them have exited (Node's callback comes at the first); it may be dropped.
     /// A `ClusteredServer` replaces them; to end it, see [`shutdown`](Self::shutdown).
     pub fn disconnect(&self) -> Ticket {
         let workers = self.workers();

@@ -241,7 +241,7 @@ impl Primary {
     /// Ends the cluster gracefully, as TERM does: says so for the [drain delay](crate::ClusteredServer::drain_delay), then accepts no
     /// more and lets what is in flight finish within the drain deadline.
     ///
-    /// Acts at once. The ticket completes when every worker has exited (Node's callback comes at the first: K-4); it may be dropped.
+    /// Acts at once. The ticket completes when every worker has exited (Node's callback comes at the first); it may be dropped.
     pub fn shutdown(&self) -> Ticket {
         // A loop that has ended has been shut down.
         let _ = self.shared.commands.send(Command::Shutdown);

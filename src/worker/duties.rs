@@ -49,6 +49,10 @@ pub(super) async fn read(
             _ => tracing::error!("the primary sent a frame that this version does not know"),
         });
     }
+    // Not when it was told to leave, or has closed the channel itself.
+    if worker.is_connected() && !worker.row().is_to_leave() {
+        tracing::warn!(worker = %worker.id(), "the primary is gone: finishes what is in flight, and ends");
+    }
     worker.outbox().close();
     worker.hub().end();
     // Nobody is left to work for.

@@ -72,7 +72,7 @@ impl Acceptor {
                     continue;
                 }
             };
-            let mut pace = Pace::new(Instant::now());
+            let mut pace = Pace::new(Instant::now(), CLOSE);
             loop {
                 when(&dispatch, |dispatch| {
                     dispatch.has_room_for(self.number) || is_shared(dispatch)
@@ -89,15 +89,13 @@ impl Acceptor {
                     continue;
                 }
                 match self.accept(&dispatch) {
-                    Accepted::All(came) => match pace.after(came, Instant::now()) {
-                        None => ready.clear_ready(),
+                    Accepted::All(came) if pace.after(came, Instant::now()) => {
+                        ready.retain_ready();
                         // The whole thread: a timer of the runtime's takes a millisecond, one of the kernel's three system calls.
-                        Some(pause) => {
-                            ready.retain_ready();
-                            thread::sleep(pause);
-                            tokio::task::yield_now().await;
-                        }
-                    },
+                        thread::sleep(GATHER);
+                        tokio::task::yield_now().await;
+                    }
+                    Accepted::All(_) => ready.clear_ready(),
                     Accepted::Some => {
                         ready.retain_ready();
                         tokio::task::yield_now().await;
@@ -167,6 +165,12 @@ impl Acceptor {
 }
 
 const PAUSE: Duration = Duration::from_millis(100);
+
+/// Connections so close to each other, on average, come fast: three or more gather in a pause.
+const CLOSE: Duration = Duration::from_micros(100);
+
+/// That pause, to which the kernel adds its slack of 50 µs. With a third of it, a connection costs a sixth more.
+const GATHER: Duration = Duration::from_micros(300);
 
 /// Clients that come faster than they are accepted must not put off the end.
 const REST: Duration = Duration::from_secs(1);

@@ -29,12 +29,20 @@ use self::porter::Porter;
 use crate::{
     http::Connections,
     ipc::intake::{Conn, IntakeReceiver},
+    pace::Pace,
     scoreboard::Row,
     sockets,
 };
 
 /// Connections that the runtime accepts before it turns to those that it has.
 const TOGETHER: usize = 8;
+
+/// Connections so close to each other, on average, come fast: then the runtime keeps the doors, and looks again after a pause, rather
+/// than have the thread wait there. Others wait at doors of their own meanwhile.
+const CLOSE: Duration = Duration::from_micros(300);
+
+/// That pause: the shortest that the runtime has.
+const GATHER: Duration = Duration::from_millis(1);
 
 /// When a runtime has not served what came, it is busy: what comes back to the primary had better go elsewhere.
 const STUCK: Duration = Duration::from_millis(5);
@@ -150,6 +158,7 @@ impl Doors {
     /// Serves what comes, for ever.
     pub(super) async fn serve(&self, mut serve: impl FnMut(Conn)) {
         let mut doors = Vec::new();
+        let mut pace = Pace::new(Instant::now(), CLOSE);
         loop {
             self.hall.came.notified().await;
             {
@@ -161,24 +170,39 @@ impl Doors {
             }
             .into_iter()
             .for_each(&mut serve);
-            while self.accept(&doors, &mut serve) {
-                tokio::task::yield_now().await;
+            while pace.after(self.accept_all(&doors, &mut serve).await, Instant::now()) {
+                self.hall.state().lent = Some(Instant::now());
+                tokio::time::sleep(GATHER).await;
             }
             self.hall.state().lent = None;
             self.hall.wake();
         }
     }
 
-    /// Accepts at the doors that are lent. True: there may be more.
-    fn accept(&self, doors: &[Arc<Door>], serve: &mut impl FnMut(Conn)) -> bool {
-        let mut more = false;
+    /// Accepts at the doors that are lent until nobody comes any more; how many came.
+    async fn accept_all(&self, doors: &[Arc<Door>], serve: &mut impl FnMut(Conn)) -> usize {
+        let mut all = 0;
+        loop {
+            match self.accept(doors, serve) {
+                0 => return all,
+                came => all += came,
+            }
+            // Others may have come by when these are served.
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Accepts some; how many came.
+    fn accept(&self, doors: &[Arc<Door>], serve: &mut impl FnMut(Conn)) -> usize {
+        let mut came = 0;
         for door in doors {
-            for turn in 1..=TOGETHER {
+            for _ in 0..TOGETHER {
                 let full = self.limit != usize::MAX && self.connections.open() >= self.limit;
                 match (!full).then(|| door.let_in()) {
                     Some(Ok(conn)) => {
                         self.row.accepted_one();
                         serve(conn);
+                        came += 1;
                     }
                     // Full, nobody there, or means are used up: the thread waits.
                     None => break,
@@ -186,10 +210,9 @@ impl Doors {
                     // This one connection failed before it was accepted: its client has gone.
                     Some(Err(_)) => {}
                 }
-                more |= turn == TOGETHER;
             }
         }
-        more
+        came
     }
 
     /// Accepts for the last time and closes all doors; serves what is still in the hall.

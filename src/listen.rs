@@ -239,7 +239,8 @@ impl Listener {
         &self.local
     }
 
-    /// The next connection; `None` when this worker leaves and every connection that had come has been accepted.
+    /// The next connection; `None` when this worker leaves and every connection that had come has been accepted, as far as
+    /// [`max_connections`](Listen::max_connections) has room for them.
     ///
     /// ```no_run
     /// # use axum_cluster::cluster;
@@ -271,7 +272,7 @@ impl Listener {
                     worker,
                     room,
                 } => {
-                    let permit = room.clone().acquire_owned().await.ok()?;
+                    let permit = own::place(room, worker.as_ref()).await?;
                     let (fd, peer) = own::accept(socket, worker.as_ref()).await?;
                     (fd, peer, Held::Place(permit))
                 }

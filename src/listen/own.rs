@@ -1,8 +1,11 @@
 //! Accepting at a listener that is this process's own.
 
-use std::{io, net::SocketAddr, os::fd::OwnedFd, time::Duration};
+use std::{io, net::SocketAddr, os::fd::OwnedFd, sync::Arc, time::Duration};
 
-use tokio::io::unix::AsyncFd;
+use tokio::{
+    io::unix::AsyncFd,
+    sync::{OwnedSemaphorePermit, Semaphore},
+};
 
 use crate::{sockets, worker::Worker};
 
@@ -11,17 +14,24 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 type Accepted = (OwnedFd, Option<SocketAddr>);
 
+/// Room for one more connection; `None` when this worker leaves and has none: it would not take whoever waits.
+pub(super) async fn place(
+    room: &Arc<Semaphore>,
+    worker: Option<&Worker>,
+) -> Option<OwnedSemaphorePermit> {
+    tokio::select! {
+        biased;
+        place = room.clone().acquire_owned() => place.ok(),
+        () = draining(worker) => None,
+    }
+}
+
 /// Accepts by oneself; `None` when this worker leaves and nobody waits any more.
 pub(super) async fn accept(
     socket: &AsyncFd<sockets::Listener>,
     worker: Option<&Worker>,
 ) -> Option<Accepted> {
-    let draining = async {
-        match worker {
-            Some(worker) => worker.draining().await,
-            None => std::future::pending().await,
-        }
-    };
+    let draining = draining(worker);
     tokio::pin!(draining);
     loop {
         match sockets::accept(socket) {
@@ -48,5 +58,12 @@ pub(super) async fn accept(
             },
             () = &mut draining => return sockets::accept(socket).ok(),
         }
+    }
+}
+
+async fn draining(worker: Option<&Worker>) {
+    match worker {
+        Some(worker) => worker.draining().await,
+        None => std::future::pending().await,
     }
 }

@@ -20,6 +20,9 @@ use super::Stream;
 /// Writes before it enters the reactor in any case: whose every write succeeds at once must take turns with others, as the reactor's do.
 const WRITES: u8 = 4;
 
+/// Pieces that the kernel takes at once; it refuses a write of more (`IOV_MAX`).
+const PIECES: usize = 1024;
+
 /// A connection in a worker.
 #[derive(Debug)]
 pub(crate) struct Early {
@@ -103,7 +106,7 @@ impl Early {
             [buf] => rustix::net::send(&*fd, buf, SendFlags::DONTWAIT | SendFlags::NOSIGNAL),
             _ => rustix::net::sendmsg(
                 &*fd,
-                bufs,
+                &bufs[..bufs.len().min(PIECES)],
                 &mut Default::default(),
                 SendFlags::DONTWAIT | SendFlags::NOSIGNAL,
             ),
@@ -181,5 +184,53 @@ impl AsyncWrite for Early {
             State::Registered(stream) => Pin::new(stream).poll_shutdown(cx),
             State::Lost => Poll::Ready(Err(lost())),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{io::IoSlice, os::unix::net::UnixStream};
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    fn pair() -> (Early, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        (Early::new(ours.into(), None), theirs)
+    }
+
+    // An upgraded protocol may write any number.
+    #[tokio::test]
+    async fn any_number_of_pieces_is_written() {
+        let (mut early, theirs) = pair();
+        let pieces = vec![IoSlice::new(b"abcd"); 3000];
+        let wrote = early.write_vectored(&pieces).await.unwrap();
+        assert!(wrote >= 4 && wrote.is_multiple_of(4), "{wrote}");
+        drop((early, theirs));
+    }
+
+    // What is read and written before the reactor knows it is the beginning of what it reads and writes afterwards.
+    #[tokio::test]
+    async fn nothing_is_lost_on_the_way_into_the_reactor() {
+        let (mut early, theirs) = pair();
+        theirs.set_nonblocking(true).unwrap();
+        let mut theirs = tokio::net::UnixStream::from_std(theirs).unwrap();
+        let sent: Vec<u8> = (0..1_000_000_u32).map(|n| (n % 251) as u8).collect();
+        let (mut got, mut back) = (vec![0; sent.len()], vec![0; sent.len()]);
+        let client = async {
+            let (mut read, mut write) = theirs.split();
+            let sends = write.write_all(&sent);
+            let (sends, reads) = tokio::join!(sends, read.read_exact(&mut back));
+            sends.and(reads.map(drop)).unwrap();
+        };
+        let server = async {
+            early.read_exact(&mut got).await.unwrap();
+            early.write_all(&got).await.unwrap();
+        };
+        tokio::join!(client, server);
+        assert!(back == sent);
+        assert!(matches!(early.state, State::Registered(_)));
     }
 }

@@ -254,6 +254,39 @@ fn what_is_exclusive_is_the_workers_own() {
     assert_eq!(counts.len(), 2, "{counts:?}");
 }
 
+// L-10, L-17, L-21: who has no room waits for nobody when its worker leaves.
+#[test]
+fn a_full_listener_of_a_workers_own_ends_with_its_worker() {
+    let server = start(1);
+    let mut kept = Vec::new();
+    for limit in 0..2 {
+        let order = Order {
+            name: format!("own {limit}"),
+            addr: ANY.into(),
+            exclusive: true,
+            how: How::Keep,
+            max_connections: Some(limit),
+            ..Order::default()
+        };
+        let addr = listen_as(&server, 1, &order);
+        if limit > 0 {
+            let mut client = TcpStream::connect(&addr).unwrap();
+            client.read_exact(&mut [0; 9]).unwrap();
+            kept.push(client);
+        }
+    }
+    // It has something to do until this has been read.
+    let mut busy = crate::support::Conn::open(server.addr()).unwrap();
+    busy.send("GET / HTTP/1.1\r\n").unwrap();
+    server.signal(Signal::SIGTERM);
+    server.wait_until("both have ended", |server| {
+        server.lines("worker 1 accepts no more").len() == 2
+    });
+    busy.send("host: test\r\n\r\n").unwrap();
+    assert_eq!(busy.response().unwrap().body, "worker 1");
+    assert_eq!(server.wait_exit().code(), Some(0));
+}
+
 // L-12, L-13
 #[test]
 fn options_reach_the_socket() {

@@ -19,6 +19,7 @@ mod counting;
 mod crash;
 mod distribution;
 mod drain;
+mod first;
 mod forks;
 mod handlers;
 mod hooks;

@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use crate::options::Options;
+use crate::program::Programs;
 use crate::report::Report;
-use crate::server::{Programs, Server, signal};
+use crate::server::{Server, signal};
 use crate::table::{Series, Table};
 use crate::{Result, probe, recipes};
 
@@ -73,7 +74,7 @@ pub(crate) fn measure(programs: &Programs, options: &Options, report: &mut Repor
         "",
     ]);
     for (which, recipe) in recipes.iter().enumerate() {
-        let own = matches!(recipe.program, crate::server::Program::Example { .. })
+        let own = matches!(recipe.program, crate::program::Program::Example { .. })
             && !fork[which].is_empty();
         let met = if fork[which].median() <= TARGET_MS {
             "met"

@@ -16,7 +16,7 @@
 //! - `options`: the command line
 //! - `workloads`: which servers (`recipes`), which traffic (`exchange`), which ratios, which targets
 //! - `rounds`: the measurement
-//! - `server`: starts and stops a server, knows its processes; `output`: what it prints
+//! - `program`, `server`: starts and stops a server, knows its processes; `output`: what it prints
 //! - `peers`: the servers that are this very binary, started again: `axum::serve`, this crate with the same `app`, and
 //!   (`canned`) a bare epoll loop; `installed`: those of the bench `peers`; actix-web is a package of its own, `benches/actix`
 //! - `load`: the client; `response`: what counts as an answer; `probe`: when does a server answer?
@@ -43,6 +43,7 @@ mod output;
 mod peers;
 mod probe;
 mod procfs;
+mod program;
 mod recipes;
 mod report;
 mod response;
@@ -61,8 +62,8 @@ use std::process::{Command, ExitCode};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::options::Options;
+use crate::program::Programs;
 use crate::report::Report;
-use crate::server::Programs;
 use crate::table::Table;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;

@@ -4,8 +4,9 @@ use std::io::{Read, Write};
 use std::net::{SocketAddrV4, TcpStream};
 use std::time::Duration;
 
+use crate::program::Programs;
 use crate::report::Report;
-use crate::server::{Programs, Server};
+use crate::server::Server;
 use crate::table::Table;
 use crate::{Result, procfs, recipes, response};
 
@@ -37,7 +38,7 @@ pub(crate) fn measure(programs: &Programs, report: &mut Report) -> Result<()> {
         let all: f64 = mib.iter().sum();
         let workers: Vec<String> = mib[1..].iter().map(|mib| format!("{mib:.1}")).collect();
         let (target, met) = match recipe.program {
-            crate::server::Program::Example { .. } => (
+            crate::program::Program::Example { .. } => (
                 format!("≤ {TARGET_MIB}"),
                 if all <= TARGET_MIB {
                     "met"

@@ -1,6 +1,6 @@
 //! The servers of the workloads.
 
-use crate::server::{OTHER, Program, Recipe};
+use crate::program::{OTHER, Program, Recipe};
 
 /// Workers, or threads, of every server that has several.
 pub(crate) const WORKERS: usize = 2;

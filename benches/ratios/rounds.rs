@@ -6,8 +6,9 @@ use crate::Result;
 use crate::load::Load;
 use crate::options::Options;
 use crate::procfs::{self, CpuTimes};
+use crate::program::{Programs, Recipe};
 use crate::report::{Figure, Report};
-use crate::server::{Programs, Recipe, Server};
+use crate::server::Server;
 use crate::table::{Series, Table};
 use crate::workloads::Workload;
 

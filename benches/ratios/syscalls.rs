@@ -17,8 +17,9 @@ use rustix::process::Signal;
 
 use crate::exchange::{Traffic, Wire};
 use crate::load::Load;
+use crate::program::{Programs, Recipe};
 use crate::report::Report;
-use crate::server::{self, Programs, Recipe, Server};
+use crate::server::{self, Server};
 use crate::table::Table;
 use crate::{Result, workloads};
 

@@ -3,12 +3,12 @@
 use crate::app;
 use crate::exchange::{Traffic, Wire};
 use crate::options::Options;
+use crate::program::{Programs, Recipe};
 use crate::recipes::{
     actix, axum_current, axum_http2, axum_many_routes, axum_multi, cluster, cluster_many_routes,
     cluster_notices, crowd, epoll, four_listeners, granian, gunicorn, hello, hello_shared, nginx,
     node_http2, node_notify, node_round_robin, node_shared, other, request_count,
 };
-use crate::server::{Programs, Recipe};
 use crate::table::{Comparison, Target};
 
 pub(crate) const KEYS: [&str; 10] = [

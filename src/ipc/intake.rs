@@ -11,7 +11,10 @@ use std::{
 };
 
 use rustix::net::sockopt::set_socket_send_buffer_size;
-use tokio::io::{Interest, unix::AsyncFd};
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    task::yield_now,
+};
 
 pub(crate) use super::conn::{BATCH, Batch, Conn, fits};
 use super::{
@@ -153,20 +156,29 @@ impl IntakeReceiver {
 
     /// The next connections; `None` when the intake is finished. Cancel safe.
     pub(crate) async fn receive(&self) -> io::Result<Option<Batch>> {
-        let receive = |socket: &OwnedFd| {
-            // After a batch there is rarely another one: a look is cheaper than a receive with its lifted limit, by two calls.
-            if self.received.swap(false, Relaxed) {
-                datagram::look(socket)?;
-            }
-            let batch = receive(socket)?;
-            self.received.store(true, Relaxed);
-            Ok(batch)
-        };
         loop {
-            match self.socket.async_io(Interest::READABLE, receive).await {
+            let mut ready = self.socket.readable().await?;
+            // After a batch there is rarely another one: a look is cheaper than a receive with its lifted limit, by two calls.
+            let looks = self.received.swap(false, Relaxed);
+            if !looks {
+                // What is due in the same turn comes first: where it blocks the runtime, what waits here can still be taken back by the
+                // primary, and what was taken could not.
+                yield_now().await;
+            }
+            let received = ready.try_io(|socket| {
+                if looks {
+                    datagram::look(socket.get_ref())?;
+                }
+                receive(socket.get_ref())
+            });
+            match received {
+                Err(_would_block) => {}
                 // The primary died with something of ours unread: told once, before what it has still sent.
-                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {}
-                received => return received,
+                Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionReset => {}
+                Ok(received) => {
+                    self.received.store(received.is_ok(), Relaxed);
+                    return received;
+                }
             }
         }
     }

@@ -161,6 +161,8 @@ impl Doors {
         let mut pace = Pace::new(Instant::now(), CLOSE);
         loop {
             self.hall.came.notified().await;
+            // As at the intake: what is due in the same turn comes first, and may block; who waits in the hall can be given back.
+            tokio::task::yield_now().await;
             {
                 let mut state = self.hall.state();
                 if doors.len() != state.doors.len() {

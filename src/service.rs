@@ -1,7 +1,6 @@
 //! From what the program gives to `serve` to the apps that a worker runs.
 
 use std::{
-    marker::PhantomData,
     net::SocketAddr,
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
@@ -79,35 +78,20 @@ where
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone();
-        Connected {
-            service,
-            peer,
-            body: PhantomData,
-        }
+        Connected { service, peer }
     })
 }
 
-/// A service on one connection: its requests know their peer and have the body type that the program wants.
-struct Connected<S, ReqBody> {
+/// A service on one connection: its requests know their peer.
+#[derive(Clone)]
+struct Connected<S> {
     service: S,
     peer: Option<SocketAddr>,
-    body: PhantomData<fn() -> ReqBody>,
 }
 
-impl<S: Clone, ReqBody> Clone for Connected<S, ReqBody> {
-    fn clone(&self) -> Self {
-        Self {
-            service: self.service.clone(),
-            peer: self.peer,
-            body: PhantomData,
-        }
-    }
-}
-
-impl<S, ReqBody> Service<Request<RequestBody>> for Connected<S, ReqBody>
+impl<S, ReqBody> Service<Request<ReqBody>> for Connected<S>
 where
     S: Service<Request<ReqBody>>,
-    ReqBody: From<RequestBody>,
 {
     type Response = S::Response;
     type Error = S::Error;
@@ -121,12 +105,13 @@ where
         not(feature = "axum"),
         allow(unused_mut, reason = "without axum nothing is put in")
     )]
-    fn call(&mut self, mut request: Request<RequestBody>) -> S::Future {
+    #[inline]
+    fn call(&mut self, mut request: Request<ReqBody>) -> S::Future {
         #[cfg(feature = "axum")]
         if let Some(peer) = self.peer {
             connect_info::insert(request.extensions_mut(), peer);
         }
-        self.service.call(request.map(ReqBody::from))
+        self.service.call(request)
     }
 }
 

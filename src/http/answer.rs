@@ -18,6 +18,7 @@ use tower_service::Service;
 
 use super::{
     BoxError,
+    app::Taken,
     body::RequestBody,
     exchange::{Exchange, Writers},
     orders::Orders,
@@ -32,23 +33,23 @@ pub(super) trait Reply<B>: Body {
 
 pin_project! {
     /// The answer to one request. Fields are dropped in order: what the exchange stands for, then the exchange.
-    pub(super) struct Answer<S, R>
+    pub(super) struct Answer<S, Q, R>
     where
-        S: Service<Request<RequestBody>>,
+        S: Service<Request<Q>>,
     {
         #[pin]
-        state: State<S>,
+        state: State<S, Q>,
         exchange: Option<Exchange>,
         begun: Instant,
-        reply: PhantomData<fn() -> R>,
+        bodies: PhantomData<fn(Q) -> R>,
     }
 }
 
 pin_project! {
     #[project = StateProjection]
-    enum State<S>
+    enum State<S, Q>
     where
-        S: Service<Request<RequestBody>>,
+        S: Service<Request<Q>>,
     {
         // Boxed, for it is rare, and what is moved about for each request is the size of the largest.
         Waiting { request: Option<Box<(S, Request<RequestBody>)>> },
@@ -57,9 +58,9 @@ pin_project! {
     }
 }
 
-impl<S, R> Answer<S, R>
+impl<S, Q, R> Answer<S, Q, R>
 where
-    S: Service<Request<RequestBody>>,
+    S: Service<Request<Q>>,
 {
     #[inline]
     pub(super) fn running(future: S::Future, exchange: Exchange, begun: Instant) -> Self {
@@ -86,19 +87,20 @@ where
     }
 
     #[inline]
-    fn new(state: State<S>, exchange: Exchange, begun: Instant) -> Self {
+    fn new(state: State<S, Q>, exchange: Exchange, begun: Instant) -> Self {
         Self {
             state,
             exchange: Some(exchange),
             begun,
-            reply: PhantomData,
+            bodies: PhantomData,
         }
     }
 }
 
-impl<S> State<S>
+impl<S, Q> State<S, Q>
 where
-    S: Service<Request<RequestBody>, Error: Into<BoxError>>,
+    S: Service<Request<Q>, Error: Into<BoxError>>,
+    Q: Taken,
 {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<S::Response, BoxError>> {
         loop {
@@ -117,7 +119,7 @@ where
                         (Ok(()), Some(waiting)) => {
                             let (mut service, request) = *waiting;
                             Self::Running {
-                                future: service.call(request),
+                                future: service.call(request.map(Q::from)),
                             }
                         }
                         (Err(error), _) => Self::Failed {
@@ -132,9 +134,10 @@ where
     }
 }
 
-impl<S, B, R> Future for Answer<S, R>
+impl<S, Q, B, R> Future for Answer<S, Q, R>
 where
-    S: Service<Request<RequestBody>, Response = Response<B>, Error: Into<BoxError>>,
+    S: Service<Request<Q>, Response = Response<B>, Error: Into<BoxError>>,
+    Q: Taken,
     R: Reply<B>,
 {
     type Output = Result<Response<R>, BoxError>;

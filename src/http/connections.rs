@@ -17,7 +17,7 @@ use tokio::{
 };
 
 use super::{
-    Content, End, Leave, Serves, Start, Timeouts,
+    Content, End, Leave, Serves, Start, Taken, Timeouts,
     http1::{self, Outcome},
     http2,
     linger::linger,
@@ -127,15 +127,16 @@ impl Connections {
     /// waker of its first poll is kept for ever.
     ///
     /// A panic of the service ends the task, and with it this connection only; dropping the future closes it.
-    pub(crate) fn serve<IO, S, B>(
+    pub(crate) fn serve<IO, S, Q, B>(
         &self,
         stream: IO,
         start: Start,
         service: S,
-    ) -> impl Future<Output = End<IO>> + Send + use<IO, S, B>
+    ) -> impl Future<Output = End<IO>> + Send + use<IO, S, Q, B>
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-        S: Serves<B>,
+        S: Serves<Q, B>,
+        Q: Taken,
         B: Content,
     {
         let hub = Arc::clone(&self.0);
@@ -181,10 +182,11 @@ impl Sleepers {
     }
 }
 
-async fn drive<IO, S, B>(mut socket: Socket<IO>, service: S) -> End<IO>
+async fn drive<IO, S, Q, B>(mut socket: Socket<IO>, service: S) -> End<IO>
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    S: Serves<B>,
+    S: Serves<Q, B>,
+    Q: Taken,
     B: Content,
 {
     let link = Arc::clone(socket.link());

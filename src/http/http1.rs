@@ -31,7 +31,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{
     answer::Reply,
-    app::{App, Content, Serves},
+    app::{App, Content, Serves, Taken},
     exchange::{Exchange, Writers},
     link::Link,
     orders::Orders,
@@ -59,14 +59,15 @@ enum Stop {
 }
 
 /// Serves requests until the connection ends, is upgraded, or can be let go and shall be.
-pub(super) async fn drive<IO, S, B>(socket: Socket<IO>, service: S) -> Outcome<IO>
+pub(super) async fn drive<IO, S, Q, B>(socket: Socket<IO>, service: S) -> Outcome<IO>
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    S: Serves<B>,
+    S: Serves<Q, B>,
+    Q: Taken,
     B: Content,
 {
     let link = Arc::clone(socket.link());
-    let app = App::<S, Counted<B>>::new(service, Arc::clone(&link));
+    let app = App::<S, Q, Counted<B>>::new(service, Arc::clone(&link));
     let mut connection = http1::Builder::new()
         .half_close(true) // a client that has shut down its side still gets its answer
         .header_read_timeout(None) // the reaper's

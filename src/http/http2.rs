@@ -18,7 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{
     answer::Reply,
-    app::{App, Content, Serves},
+    app::{App, Content, Serves, Taken},
     exchange::{Exchange, Hold, Writers},
     lent::Lent,
     link::Link,
@@ -31,17 +31,18 @@ use super::{
 const PING: Duration = Duration::from_secs(20);
 
 /// Serves streams until the connection ends. Returns its socket to linger on, if the client may still be sending.
-pub(super) async fn drive<IO, S, B>(mut socket: Socket<IO>, service: S) -> Option<Socket<IO>>
+pub(super) async fn drive<IO, S, Q, B>(mut socket: Socket<IO>, service: S) -> Option<Socket<IO>>
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    S: Serves<B>,
+    S: Serves<Q, B>,
+    Q: Taken,
     B: Content,
 {
     let link = Arc::clone(socket.link());
     socket.speaks_http2();
     link.wait_for(Phase::Idle);
     let (socket, owner) = Lent::new(socket);
-    let app = App::<S, Streamed<B>>::new(service, Arc::clone(&link));
+    let app = App::<S, Q, Streamed<B>>::new(service, Arc::clone(&link));
     let done = {
         let connection = builder(&link).serve_connection(TokioIo::new(socket), app);
         let mut connection = pin!(connection);

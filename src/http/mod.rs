@@ -41,7 +41,7 @@ mod tests;
 
 use std::time::Duration;
 
-pub(crate) use app::{Content, Serves};
+pub(crate) use app::{Content, Serves, Taken};
 pub use body::RequestBody;
 pub(crate) use connections::Connections;
 pub(crate) use orders::Leave;

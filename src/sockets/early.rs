@@ -64,16 +64,23 @@ impl Early {
     }
 
     /// From here on it waits as any other.
+    #[inline]
     fn registered(&mut self) -> io::Result<Pin<&mut Stream>> {
-        if let State::Loose { .. } = self.state
-            && let State::Loose { fd, .. } = mem::replace(&mut self.state, State::Lost)
-        {
-            self.state = State::Registered(Stream::new(fd, self.peer)?);
+        if let State::Loose { .. } = self.state {
+            self.register()?;
         }
         match &mut self.state {
             State::Registered(stream) => Ok(Pin::new(stream)),
             _ => Err(lost()),
         }
+    }
+
+    #[cold]
+    fn register(&mut self) -> io::Result<()> {
+        if let State::Loose { fd, .. } = mem::replace(&mut self.state, State::Lost) {
+            self.state = State::Registered(Stream::new(fd, self.peer)?);
+        }
+        Ok(())
     }
 
     /// One read outside the reactor; `None` where it is to wait there.

@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use super::Worker;
 use crate::{
     error::Result,
-    http::{Connections, Content, End, Serves, Start},
+    http::{Connections, Content, End, Serves, Start, Taken},
     ipc::intake::{Conn, IntakeReceiver},
     moved::Moved,
     sockets::Early,
@@ -41,27 +41,29 @@ pub(crate) struct Serving {
 }
 
 /// An app from a closure that makes the service for a connection.
-pub(crate) fn app<F, S, B>(service_for: F) -> Arc<dyn App>
+pub(crate) fn app<F, S, Q, B>(service_for: F) -> Arc<dyn App>
 where
     F: Fn(Option<SocketAddr>) -> S + Send + Sync + 'static,
-    S: Serves<B>,
+    S: Serves<Q, B>,
+    Q: Taken,
     B: Content,
 {
     Arc::new(PerConnection {
         service_for,
-        body: PhantomData,
+        bodies: PhantomData,
     })
 }
 
-struct PerConnection<F, B> {
+struct PerConnection<F, Q, B> {
     service_for: F,
-    body: PhantomData<fn() -> B>,
+    bodies: PhantomData<fn(Q) -> B>,
 }
 
-impl<F, S, B> App for PerConnection<F, B>
+impl<F, S, Q, B> App for PerConnection<F, Q, B>
 where
     F: Fn(Option<SocketAddr>) -> S + Send + Sync + 'static,
-    S: Serves<B>,
+    S: Serves<Q, B>,
+    Q: Taken,
     B: Content,
 {
     fn spawn(self: Arc<Self>, conn: Conn, serving: &Serving) {
@@ -87,10 +89,11 @@ where
     }
 }
 
-impl<F, S, B> PerConnection<F, B>
+impl<F, S, Q, B> PerConnection<F, Q, B>
 where
     F: Fn(Option<SocketAddr>) -> S + Send + Sync,
-    S: Serves<B>,
+    S: Serves<Q, B>,
+    Q: Taken,
     B: Content,
 {
     /// Gives a connection that was let go back to the primary, or goes on with it where nobody takes it.

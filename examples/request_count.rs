@@ -24,13 +24,13 @@ use axum_cluster::{ClusteredServer, Primary, Worker, cluster};
 use serde::{Deserialize, Serialize};
 
 #[derive(Serialize, Deserialize)]
-struct Command {
-    cmd: String,
+struct Command<'a> {
+    cmd: &'a str,
 }
 
 async fn hello(worker: Worker) -> axum_cluster::Result<&'static str> {
     worker.send(&Command {
-        cmd: "notifyRequest".into(),
+        cmd: "notifyRequest",
     })?;
     Ok("hello world")
 }
@@ -52,7 +52,7 @@ async fn main() -> axum_cluster::Result<()> {
         .workers(4)
         .on_message(move |_worker, message| {
             if message
-                .json::<Command>()
+                .json::<Command<'_>>()
                 .is_ok_and(|command| command.cmd == "notifyRequest")
             {
                 count.fetch_add(1, Relaxed);

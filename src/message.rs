@@ -11,7 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
@@ -26,8 +26,8 @@ pub(crate) const MAX_MESSAGE: usize = 64 * 1024 * 1024;
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// # let message = axum_cluster::Message::encode(&serde_json::json!({"cmd": "notifyRequest"}))?;
 /// #[derive(serde::Deserialize)]
-/// struct Command {
-///     cmd: String,
+/// struct Command<'a> {
+///     cmd: &'a str,
 /// }
 /// let command: Command = message.json()?;
 /// assert_eq!(command.cmd, "notifyRequest");
@@ -121,12 +121,13 @@ impl Message {
         Self { bytes, with }
     }
 
-    /// Reads the message as JSON.
+    /// Reads the message as JSON. What is read may borrow from it, as a `&str` (of a string without escapes) or a
+    /// `Cow<str>`.
     ///
     /// # Errors
     ///
     /// [`Error::Json`] when it is not JSON, or not of this type.
-    pub fn json<T: DeserializeOwned>(&self) -> Result<T> {
+    pub fn json<'a, T: Deserialize<'a>>(&'a self) -> Result<T> {
         serde_json::from_slice(&self.bytes).map_err(Error::Json)
     }
 

@@ -76,7 +76,7 @@ async fn worker(name: &str, app: Router) -> Result<()> {
         });
     } else if name.contains("messages") {
         server = server.on_message(move |_, message| {
-            let notify = message.json::<Notify>();
+            let notify = message.json::<Notify<'_>>();
             let known = notify.is_ok_and(|notify| notify.cmd == "notifyRequest");
             count.fetch_add(u64::from(known), Relaxed);
         });
@@ -93,8 +93,8 @@ async fn worker(name: &str, app: Router) -> Result<()> {
 
 /// Node's documented message.
 #[derive(Serialize, Deserialize)]
-struct Notify {
-    cmd: String,
+struct Notify<'a> {
+    cmd: &'a str,
 }
 
 fn router(routes: usize, messages: bool) -> Router {
@@ -111,7 +111,7 @@ fn router(routes: usize, messages: bool) -> Router {
 
 async fn notify(worker: Worker) -> axum_cluster::Result<&'static str> {
     worker.send(&Notify {
-        cmd: "notifyRequest".into(),
+        cmd: "notifyRequest",
     })?;
     Ok("hello world")
 }

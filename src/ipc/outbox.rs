@@ -84,7 +84,7 @@ impl Outbox {
         let frame = Frame::Message(bytes);
         let mut queue = self.queue();
         queue.has_room(frame.weight())?;
-        let tell = queue.push(&frame, frame.weight(), Vec::new());
+        let tell = queue.push(&frame, frame.weight(), Vec::new()) || self.has_heard();
         drop(queue);
         if tell {
             self.news.notify_one();
@@ -101,12 +101,17 @@ impl Outbox {
         let weight = letter.frame().weight();
         let mut queue = self.queue();
         queue.has_room(weight)?;
-        let tell = !send_now(&mut queue, &letter, weight) && queue.push_letter(&letter, weight);
+        let tell = self.send_or_push(&mut queue, &letter, weight);
         drop(queue);
         if tell {
             self.news.notify_one();
         }
         Ok(())
+    }
+
+    /// For which there is room. True: the writer has to be told.
+    fn send_or_push(&self, queue: &mut Queue, letter: &Letter, weight: usize) -> bool {
+        !send_now(queue, letter, weight) && (queue.push_letter(letter, weight) || self.has_heard())
     }
 
     /// Queues a message of any kind, as soon as there is room.
@@ -138,7 +143,7 @@ impl Outbox {
         let weight = letter.frame().weight();
         let mut queue = self.queue();
         let tell = match queue.has_room(weight) {
-            Ok(()) => !send_now(&mut queue, &letter, weight) && queue.push_letter(&letter, weight),
+            Ok(()) => self.send_or_push(&mut queue, &letter, weight),
             Err(crate::Error::Full) => return Ok(Some(queue.wait(letter, weight, queued))),
             Err(error) => return Err(error),
         };
@@ -257,6 +262,11 @@ impl Outbox {
     /// Something has come from the other side: what is sent next is perhaps the answer, and waits for no company.
     pub(super) fn heard(&self) {
         self.heard.store(true, Relaxed);
+    }
+
+    /// Then there is no waiting for company, and the writer has to be told so.
+    fn has_heard(&self) -> bool {
+        self.heard.load(Relaxed)
     }
 
     /// The next datagram to send, as soon as one is due; `None` once closed. For the one writer, which gives the last one's buffer back.
@@ -414,6 +424,40 @@ mod tests {
             panic!("notices")
         };
         assert_eq!(crate::frame::notices(payload).count(), 3);
+    }
+
+    // The writer is not woken for what waits for company: it looks by itself, and once more when nothing has come.
+    #[tokio::test(start_paused = true)]
+    async fn the_writer_looks_when_company_has_been_waited_for() {
+        let outbox = Arc::new(Outbox::default());
+        let (sent, mut out) = tokio::sync::mpsc::unbounded_channel();
+        let writes = outbox.clone();
+        tokio::spawn(async move {
+            while let Some(datagram) = writes.next(Vec::new()).await {
+                let _ = sent.send(frames(&datagram.bytes).count());
+            }
+        });
+        let waited = async |out: &mut tokio::sync::mpsc::UnboundedReceiver<usize>, count| {
+            let begun = tokio::time::Instant::now();
+            assert_eq!(out.recv().await, Some(count));
+            begun.elapsed()
+        };
+        let mut waits = Vec::new();
+        for count in [1, 100, 1] {
+            for _ in 0..count {
+                post(&outbox, 24).unwrap();
+            }
+            waits.push(waited(&mut out, count).await.as_millis());
+        }
+        assert!(
+            waits[0] == 0 && (1..4).contains(&waits[1]) && (4..8).contains(&waits[2]),
+            "{waits:?}"
+        );
+        tokio::time::sleep(LINGER).await;
+        post(&outbox, 24).unwrap();
+        let alone = waited(&mut out, 1).await;
+        assert!(alone.as_millis() == 0, "{alone:?}");
+        outbox.close();
     }
 
     #[tokio::test(start_paused = true)]

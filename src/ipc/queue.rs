@@ -26,9 +26,15 @@ pub(crate) const NEARLY_NOTHING: usize = 256 * 1024;
 pub(super) const FULL: usize = 32 * 1024;
 
 /// The longest that small messages wait for company, and only those that come within it of the datagram before, with nothing heard
-/// from the other side since. Each datagram wakes the other side: a message a request costs 17 % more than none, without company 33 %
-/// (two workers at full load, medians of eight rounds).
+/// from the other side since. Each datagram wakes two threads of the other side: a message a request costs 15 % more than none,
+/// where a crowd waits no longer than others 18 %, without company 33 % (two workers at full load).
 const COMPANY: Duration = Duration::from_millis(2);
+
+/// The same after a datagram of at least [`CROWD`] bytes.
+const COMPANY_IN_A_CROWD: Duration = Duration::from_millis(5);
+
+/// What comes within [`COMPANY`] where some ten thousand small messages a second do.
+const CROWD: usize = 512;
 
 /// Whether so much more may be under way.
 pub(super) fn admits(under_way: usize, more: usize) -> bool {
@@ -79,7 +85,8 @@ pub(super) struct Queue {
     pub(super) notices: Vec<u8>,
     /// When the notices must go; none wait without it.
     pub(super) notices_due: Option<Instant>,
-    /// Until then messages wait for company; from the last datagram of them on.
+    /// Until then messages wait for company; from the last datagram of them on. The writer looks by then at the latest, so that what
+    /// begins to wait meanwhile need not wake it.
     company: Option<Instant>,
     /// Somebody waits for an answer to what is among the messages, or for the answer: no waiting for company.
     urgent: bool,
@@ -153,8 +160,9 @@ impl Queue {
         }
         let mut bytes = std::mem::take(&mut self.spare);
         frame.encode(&mut bytes);
+        let waits = self.company.is_some() && self.messages.is_empty() && bytes.len() < FULL;
         self.messages.push_back(Datagram { bytes, fds });
-        true
+        !waits
     }
 
     pub(super) fn push_letter(&mut self, letter: &Letter, weight: usize) -> bool {
@@ -225,10 +233,9 @@ impl Queue {
         self.orders.len()
     }
 
-    /// When what waits goes at the latest, if nothing comes meanwhile; `None` where nothing waits.
+    /// When the writer has to look again, if it hears of nothing meanwhile.
     pub(super) fn due(&self) -> Option<Instant> {
-        let company = self.company.filter(|_| !self.messages.is_empty());
-        match (self.notices_due, company) {
+        match (self.notices_due, self.company) {
             (Some(notices), Some(company)) => Some(notices.min(company)),
             (notices, company) => notices.or(company),
         }
@@ -256,15 +263,23 @@ impl Queue {
     }
 
     fn take_messages(&mut self) -> Option<Datagram> {
-        let first = self.messages.front()?;
         let now = Instant::now();
+        let waits = self.company.is_some_and(|until| now < until);
+        let Some(first) = self.messages.front() else {
+            self.company = self.company.filter(|_| waits);
+            return None;
+        };
         let last = self.messages.len() == 1;
-        let may_wait = last && first.bytes.len() < FULL && !self.urgent;
-        if may_wait && self.company.is_some_and(|until| now < until) {
+        if waits && last && first.bytes.len() < FULL && !self.urgent {
             return None;
         }
         self.urgent &= !last;
-        self.company = Some(now + COMPANY);
+        let company = if first.bytes.len() < CROWD {
+            COMPANY
+        } else {
+            COMPANY_IN_A_CROWD
+        };
+        self.company = Some(now + company);
         self.messages.pop_front()
     }
 

@@ -6,7 +6,7 @@ use tokio::{
 };
 
 use super::support::{Client, PATIENT, Server, let_run, named, until};
-use crate::http::{End, Leave, Start, Timeouts};
+use crate::http::{End, Leave, RequestBody, Start, Timeouts};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -208,18 +208,20 @@ async fn what_is_cut_is_named_with_its_age_and_without_its_query() {
 async fn a_connection_counts_before_its_task_runs() {
     let server = Server::new(PATIENT);
     let (near, far) = duplex(100);
-    let future = server
-        .connections
-        .serve(far, Start::Fresh, server.router.clone());
+    let future =
+        server
+            .connections
+            .serve::<_, _, RequestBody, _>(far, Start::Fresh, server.router.clone());
     assert_eq!(server.connections.open(), 1);
     server.connections.leave(Leave::Release); // no task to wake yet: its first poll looks
     assert!(matches!(
         tokio::spawn(future).await.unwrap(),
         End::Released(..)
     ));
-    let future = server
-        .connections
-        .serve(near, Start::Fresh, server.router.clone());
+    let future =
+        server
+            .connections
+            .serve::<_, _, RequestBody, _>(near, Start::Fresh, server.router.clone());
     drop(future);
     assert_eq!((server.connections.open(), server.closed()), (0, 1));
 }

@@ -25,7 +25,7 @@ use tokio::{
 
 use crate::{
     event::Cuts,
-    http::{Connections, End, Start, Timeouts},
+    http::{Connections, End, RequestBody, Start, Timeouts},
     moved::Moved,
     scoreboard::Row,
 };
@@ -96,7 +96,11 @@ impl Server {
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        tokio::spawn(self.connections.serve(stream, start, self.router.clone()))
+        tokio::spawn(self.connections.serve::<_, _, RequestBody, _>(
+            stream,
+            start,
+            self.router.clone(),
+        ))
     }
 
     pub(super) async fn tcp(&self) -> (Client<TcpStream>, JoinHandle<End<TcpStream>>) {

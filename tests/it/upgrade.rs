@@ -42,6 +42,15 @@ fn rebuilt(name: &str, to: &str) {
     deploy(name, |program| program.push(0), to);
 }
 
+/// Two workers of this example, from a file of its own that may be replaced; the directory is to be kept until they have ended.
+fn deployed(name: &'static str, put: impl FnOnce(&str)) -> (TempDir, String, Server) {
+    let directory = TempDir::new();
+    let program = directory.path("app");
+    put(&program);
+    let server = Server::run(name).program(&program).workers(2).start();
+    (directory, program, server)
+}
+
 fn body(conn: &mut Conn) -> String {
     conn.ask("GET", "/", &[], "").unwrap();
     conn.response().unwrap().body
@@ -49,13 +58,7 @@ fn body(conn: &mut Conn) -> String {
 
 #[test]
 fn a_deploy_reaches_workers_and_primary_and_keeps_pid_connections_and_counters() {
-    let directory = TempDir::new();
-    let program = directory.path("app");
-    build("build one", &program);
-    let server = Server::run("rolling_restart")
-        .program(&program)
-        .workers(2)
-        .start();
+    let (_directory, program, server) = deployed("rolling_restart", |to| build("build one", to));
     let addr = server.addr().split(',').next().unwrap().to_owned();
     let mut conn = Conn::open(&addr).unwrap();
     assert!(body(&mut conn).starts_with("build one"));
@@ -97,13 +100,7 @@ fn a_deploy_reaches_workers_and_primary_and_keeps_pid_connections_and_counters()
 
 #[test]
 fn a_crash_in_the_middle_of_a_deploy_respawns_the_right_generation() {
-    let directory = TempDir::new();
-    let program = directory.path("app");
-    build("build one", &program);
-    let server = Server::run("rolling_restart")
-        .program(&program)
-        .workers(2)
-        .start();
+    let (_directory, program, server) = deployed("rolling_restart", |to| build("build one", to));
     let addr = server.addr().split(',').next().unwrap().to_owned();
     let old = server.worker_pids();
     let every_worker_says = |texts: &[&str]| {
@@ -267,13 +264,7 @@ fn broken(path: &str) -> Broken<'_> {
 
 #[test]
 fn l18_a_program_that_cannot_even_be_started_changes_nothing() {
-    let directory = TempDir::new();
-    let program = directory.path("app");
-    rebuilt("playground", &program);
-    let server = Server::run("playground")
-        .program(&program)
-        .workers(2)
-        .start();
+    let (_directory, program, server) = deployed("playground", |to| rebuilt("playground", to));
     let running = Load::new(server.addr())
         .mode(Mode::KeepAlive { think: 2 * MS })
         .clients(4)
@@ -361,13 +352,7 @@ fn an_execution_that_fails_leaves_the_old_primary_as_it_was() {
 
 #[test]
 fn a_canary_killed_at_any_point_changes_nothing() {
-    let directory = TempDir::new();
-    let program = directory.path("app");
-    rebuilt("playground", &program);
-    let server = Server::run("playground")
-        .program(&program)
-        .workers(2)
-        .start();
+    let (_directory, program, server) = deployed("playground", |to| rebuilt("playground", to));
     let running = Load::new(server.addr())
         .mode(Mode::KeepAlive { think: MS })
         .clients(4)

@@ -4,23 +4,17 @@
 //! frame that does not fit what is left of its datagram is malformed, and nothing is ever allocated for a length that was only claimed.
 
 mod cut;
-
-use std::time::Duration;
-
-use http::{Method, StatusCode};
+mod envelope;
+mod notice;
 
 pub(crate) use cut::{decode_cuts, encode_cuts};
+pub(crate) use envelope::{Envelope, Kind, MESSAGE_FDS, Payload};
+pub(crate) use notice::{encode_notice, notices};
 
-use crate::message::{MAX_MESSAGE, RequestNotice};
+use envelope::LETTER;
 
 /// The largest payload that travels in its datagram; a larger one travels beside it, in a sealed memfd.
 pub(crate) const INLINE: usize = 64 * 1024;
-
-/// The most descriptors of the program's own that a message carries: with a memfd they fit one datagram.
-pub(crate) const MESSAGE_FDS: usize = 15;
-
-/// What a descriptor counts against the bound of what may be under way: in transit it is far more to the kernel than four bytes.
-const FD_WEIGHT: usize = 16 * 1024;
 
 /// Raised when frames or settings change so that an older peer would misread them.
 pub(crate) const WIRE_VERSION: u32 = 3;
@@ -28,105 +22,8 @@ pub(crate) const WIRE_VERSION: u32 = 3;
 /// A frame's kind and length.
 const HEADER: usize = 5;
 
-/// What a letter says of itself before its payload: kind, descriptors, number.
-const LETTER: usize = 10;
-
-/// Set in a letter's kind: the payload is in a memfd, and here stands its size.
-const SEALED: u8 = 0x80;
-
 /// The largest datagram: one message of the largest size that is not put into a memfd.
 pub(crate) const MAX_DATAGRAM: usize = HEADER + LETTER + INLINE;
-
-/// What a message of the program is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
-    Message,
-    /// To all other workers; the primary passes it on.
-    Broadcast,
-    /// Wants an answer, under this number of the asker's.
-    Request(u64),
-    /// The answer to the request of this number.
-    Reply(u64),
-    /// Wants an answer of the crate's own part over there, not of the program. Numbered with the requests.
-    Ask(u64),
-}
-
-/// The payload of a letter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Payload<'a> {
-    Here(&'a [u8]),
-    /// In the memfd that comes before the letter's other descriptors, with this size.
-    Sealed(u32),
-}
-
-/// A message that is more than a few bytes from one to the other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Envelope<'a> {
-    pub(crate) kind: Kind,
-    /// How many descriptors are the program's own, beside a memfd.
-    pub(crate) fds: u8,
-    pub(crate) payload: Payload<'a>,
-}
-
-impl<'a> Envelope<'a> {
-    fn new(bytes: &'a [u8]) -> Option<Self> {
-        let ([kind, fds, number @ ..], payload) = bytes.split_first_chunk::<LETTER>()?;
-        let number = u64::from_le_bytes(*number);
-        let payload = if kind & SEALED == 0 {
-            Payload::Here(payload)
-        } else {
-            let size = u32::from_le_bytes(payload.try_into().ok()?);
-            // Checked here, before anybody maps or reads it.
-            (size as usize <= MAX_MESSAGE).then_some(Payload::Sealed(size))?
-        };
-        let kind = match (kind & !SEALED, number) {
-            (0, 0) => Kind::Message,
-            (1, 0) => Kind::Broadcast,
-            (2, number) => Kind::Request(number),
-            (3, number) => Kind::Reply(number),
-            (4, number) => Kind::Ask(number),
-            _ => return None,
-        };
-        (usize::from(*fds) <= MESSAGE_FDS).then_some(Self {
-            kind,
-            fds: *fds,
-            payload,
-        })
-    }
-
-    /// How many descriptors come with it, a memfd among them.
-    pub(crate) fn all_fds(&self) -> usize {
-        usize::from(self.fds) + usize::from(matches!(self.payload, Payload::Sealed(_)))
-    }
-
-    fn size(&self) -> usize {
-        LETTER
-            + match self.payload {
-                Payload::Here(bytes) => bytes.len(),
-                Payload::Sealed(_) => 4,
-            }
-    }
-
-    fn encode(&self, datagram: &mut Vec<u8>) {
-        let (kind, number) = match self.kind {
-            Kind::Message => (0, 0),
-            Kind::Broadcast => (1, 0),
-            Kind::Request(number) => (2, number),
-            Kind::Reply(number) => (3, number),
-            Kind::Ask(number) => (4, number),
-        };
-        let sealed = match self.payload {
-            Payload::Here(_) => 0,
-            Payload::Sealed(_) => SEALED,
-        };
-        datagram.extend_from_slice(&[kind | sealed, self.fds]);
-        datagram.extend_from_slice(&number.to_le_bytes());
-        match self.payload {
-            Payload::Here(bytes) => datagram.extend_from_slice(bytes),
-            Payload::Sealed(size) => datagram.extend_from_slice(&size.to_le_bytes()),
-        }
-    }
-}
 
 /// One frame. What carries JSON is rare; what is frequent is plain bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -247,13 +144,7 @@ impl<'a> Frame<'a> {
     /// What the frame counts against the bound of what may be under way: its size, and what it brings beside the datagram.
     pub(crate) fn weight(&self) -> usize {
         let beside = match self {
-            Self::Letter(letter) => {
-                let sealed = match letter.payload {
-                    Payload::Here(_) => 0,
-                    Payload::Sealed(size) => size as usize,
-                };
-                sealed + usize::from(letter.fds) * FD_WEIGHT
-            }
+            Self::Letter(letter) => letter.beside(),
             _ => 0,
         };
         self.size() + beside
@@ -323,80 +214,17 @@ pub(crate) fn frames(mut datagram: &[u8]) -> impl Iterator<Item = Result<Frame<'
     })
 }
 
-/// Appends one notice to the payload of a [`Frame::Notices`].
-pub(crate) fn encode_notice(
-    method: &Method,
-    route: Option<&str>,
-    status: StatusCode,
-    elapsed: Duration,
-    payload: &mut Vec<u8>,
-) {
-    let method = method.as_str().as_bytes();
-    let method = &method[..method.len().min(255)];
-    // u16::MAX stands for "no route"; a route is program text and far shorter.
-    let route = route
-        .map(str::as_bytes)
-        .filter(|route| route.len() < usize::from(u16::MAX));
-    payload.push(method.len() as u8);
-    payload.extend_from_slice(method);
-    payload.extend_from_slice(
-        &route
-            .map_or(u16::MAX, |route| route.len() as u16)
-            .to_le_bytes(),
-    );
-    payload.extend_from_slice(route.unwrap_or_default());
-    payload.extend_from_slice(&status.as_u16().to_le_bytes());
-    payload.extend_from_slice(
-        &u32::try_from(elapsed.as_micros())
-            .unwrap_or(u32::MAX)
-            .to_le_bytes(),
-    );
-}
-
-/// The notices in the payload of a [`Frame::Notices`], up to the first that is malformed.
-pub(crate) fn notices(
-    mut payload: &[u8],
-) -> impl Iterator<Item = Result<RequestNotice, Malformed>> {
-    std::iter::from_fn(move || {
-        if payload.is_empty() {
-            return None;
-        }
-        let notice = decode_notice(&mut payload);
-        if notice.is_none() {
-            payload = &[];
-        }
-        Some(notice.ok_or(Malformed))
-    })
-}
-
-fn decode_notice(payload: &mut &[u8]) -> Option<RequestNotice> {
-    let &method_length = payload.split_off_first()?;
-    let method = Method::from_bytes(payload.split_off(..usize::from(method_length))?).ok()?;
-    let route = match u16::from_le_bytes(array(payload)?) {
-        u16::MAX => None,
-        length => Some(
-            str::from_utf8(payload.split_off(..usize::from(length))?)
-                .ok()?
-                .to_owned(),
-        ),
-    };
-    let status = StatusCode::from_u16(u16::from_le_bytes(array(payload)?)).ok()?;
-    let elapsed = Duration::from_micros(u32::from_le_bytes(array(payload)?).into());
-    Some(RequestNotice {
-        method,
-        route,
-        status,
-        elapsed,
-    })
-}
-
 fn array<const N: usize>(payload: &mut &[u8]) -> Option<[u8; N]> {
     payload.split_off(..N)?.try_into().ok()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::time::Duration;
+
+    use http::{Method, StatusCode};
+
+    use super::{envelope::SEALED, *};
     use proptest::prelude::*;
 
     fn letter(kind: Kind, fds: u8, payload: Payload<'_>) -> Envelope<'_> {

@@ -85,7 +85,7 @@
 //! Imports point down the floors, never up; a test reads the sources and keeps it so.
 //!
 //! ```text
-//! 5 surface    server (ClusteredServer, Serve)  times  upkeep  hooks  events  fork  start  running  single  service  cluster  listen  udp  layer  extract
+//! 5 surface    server (ClusteredServer, Serve)  times  upkeep  hooks  events  fork  start  running  single  service  cluster  listen  udp  binding  layer  extract
 //! 4 roles      primary/ (driver/, dispatch/, fork, choice, acceptor, link, gate, process, memory, image, succession, handle, life, wishes, hooks)
 //!              worker/ (run, apps, doors, served, ports, inbox, hub, leaving, watch)
 //! 3 http       http/ (serving, timeouts, draining, letting go): knows a stream and a service, not who handed them over
@@ -97,6 +97,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod address;
+mod binding;
 mod birth;
 pub mod cluster;
 mod error;

@@ -1,6 +1,7 @@
 //! Listening sockets of the primary, and the streams that workers make of what they are handed.
 
 mod early;
+mod file;
 mod numbered;
 mod stream;
 
@@ -10,14 +11,14 @@ use std::{
     net::SocketAddr,
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
-        unix::fs::{FileTypeExt, MetadataExt, PermissionsExt},
+        unix::fs::PermissionsExt,
     },
-    path::{Path, PathBuf},
-    time::Duration,
+    path::Path,
 };
 
-use rustix::fs::{FlockOperation, Mode, OFlags};
 use socket2::{Domain, SockAddr, Socket, Type};
+
+use file::SocketFile;
 
 pub(crate) use early::Early;
 pub(crate) use stream::Stream;
@@ -48,57 +49,54 @@ impl Listener {
 
     /// As [`bind`](Self::bind), and as it is told.
     pub(crate) async fn bind_as(address: &Address, options: &Options) -> Result<Self> {
-        let failed = |source| Error::Bind {
+        let bound = match address.kind() {
+            Kind::Socket(addr) => Self::tcp(*addr, options),
+            Kind::Unix(path) => Self::unix(path, options).await,
+            Kind::PrimaryFd(fd) => Self::numbered(*fd, options),
+            Kind::Name(name) => Self::first_of(name, |addr| Self::tcp(addr, options)).await?,
+        };
+        bound.map_err(|source| Error::Bind {
             address: address.clone(),
             source,
-        };
-        match address.kind() {
-            Kind::Socket(addr) => Self::tcp(*addr, options).map_err(failed),
-            Kind::Unix(path) => Self::unix(path, options).await.map_err(failed),
-            Kind::PrimaryFd(fd) => Self::numbered(*fd, options).map_err(failed),
-            Kind::Name(name) => {
-                let bad = |source| Error::Address {
-                    given: name.clone(),
-                    source,
-                };
-                let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-                for addr in tokio::net::lookup_host(name).await.map_err(bad)? {
-                    match Self::tcp(addr, options) {
-                        Ok(listener) => return Ok(listener),
-                        Err(error) => last = error,
-                    }
-                }
-                Err(failed(last))
-            }
-        }
+        })
     }
 
     /// Binds a UDP socket, which does not listen but is looked after all the same.
     pub(crate) async fn datagram(address: &Address, options: &Options) -> Result<Self> {
-        let failed = |source| Error::Bind {
+        let udp = |addr| inet(addr, Type::DGRAM, options).and_then(Self::bound);
+        let bound = match address.kind() {
+            Kind::Socket(addr) => udp(*addr),
+            Kind::Unix(_) => Err(io::ErrorKind::Unsupported.into()),
+            Kind::PrimaryFd(fd) => Self::numbered_datagram(*fd),
+            Kind::Name(name) => Self::first_of(name, udp).await?,
+        };
+        bound.map_err(|source| Error::Bind {
             address: address.clone(),
             source,
-        };
-        let addresses: Vec<_> = match address.kind() {
-            Kind::Socket(addr) => vec![*addr],
-            Kind::Unix(_) => return Err(failed(io::ErrorKind::Unsupported.into())),
-            Kind::PrimaryFd(fd) => return Self::numbered_datagram(*fd).map_err(failed),
-            Kind::Name(name) => tokio::net::lookup_host(name)
-                .await
-                .map_err(|source| Error::Address {
-                    given: name.clone(),
-                    source,
-                })?
-                .collect(),
-        };
-        let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+        })
+    }
+
+    /// The first of a host's addresses that can be had, or why the last one cannot; an error where the name means nothing.
+    async fn first_of(
+        name: &str,
+        bind: impl Fn(SocketAddr) -> io::Result<Self>,
+    ) -> Result<io::Result<Self>> {
+        let addresses = tokio::net::lookup_host(name).await;
+        let addresses = addresses.map_err(|source| Error::Address {
+            given: name.to_owned(),
+            source,
+        })?;
+        let mut bound = Err(io::Error::new(
+            io::ErrorKind::NotFound,
+            "the name has no address",
+        ));
         for addr in addresses {
-            match inet(addr, Type::DGRAM, options).and_then(Self::bound) {
-                Ok(socket) => return Ok(socket),
-                Err(error) => last = error,
+            bound = bind(addr);
+            if bound.is_ok() {
+                break;
             }
         }
-        Err(failed(last))
+        Ok(bound)
     }
 
     /// A socket that only has to be kept.
@@ -175,9 +173,9 @@ impl Listener {
     async fn unix(path: &Path, options: &Options) -> io::Result<Self> {
         let path = std::path::absolute(path)?;
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-        let lock = lock_directory_of(&path).await?;
-        let short = short(&path, &lock);
-        remove_stale(&path, &short)?;
+        let lock = file::lock_directory_of(&path).await?;
+        let short = file::short(&path, &lock);
+        file::remove_stale(&path, &short)?;
         socket.bind(&SockAddr::unix(short)?)?;
         let file = SocketFile::new(path)?;
         if let Some(mode) = options.mode {
@@ -246,91 +244,6 @@ fn inet(addr: SocketAddr, kind: Type, options: &Options) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// Holds the directory's lock while a socket in it is examined and replaced, so that of two programs that start at once one sees the
-/// other's. The lock is on the directory itself: no lock file stays behind.
-async fn lock_directory_of(path: &Path) -> io::Result<OwnedFd> {
-    let parent = path.parent().unwrap_or(Path::new("/"));
-    let directory = rustix::fs::open(
-        parent,
-        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )?;
-    for _ in 0..50 {
-        match rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok(directory),
-            Err(rustix::io::Errno::WOULDBLOCK) => {
-                tokio::time::sleep(Duration::from_millis(10)).await
-            }
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Err(io::Error::new(
-        io::ErrorKind::TimedOut,
-        "another program holds the lock of the directory",
-    ))
-}
-
-/// What leads to a path of which the system takes no more than some hundred bytes; `directory` is the one that it is in.
-fn short(path: &Path, directory: &OwnedFd) -> PathBuf {
-    match path.file_name() {
-        Some(name) if SockAddr::unix(path).is_err() => Path::new("/proc/self/fd")
-            .join(directory.as_raw_fd().to_string())
-            .join(name),
-        _ => path.to_owned(),
-    }
-}
-
-/// Removes a socket that nobody listens on. A live one is an error, and so is a file that is no socket: it is never touched.
-fn remove_stale(path: &Path, short: &Path) -> io::Result<()> {
-    let metadata = match std::fs::symlink_metadata(path) {
-        Ok(metadata) => metadata,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error),
-    };
-    if !metadata.file_type().is_socket() {
-        return Err(io::ErrorKind::AlreadyExists.into());
-    }
-    let probe = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    probe.set_nonblocking(true)?;
-    match probe.connect(&SockAddr::unix(short)?) {
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            std::fs::remove_file(path)
-        }
-        // Also when its backlog is full (EAGAIN): somebody listens.
-        Ok(()) | Err(_) => Err(io::ErrorKind::AddrInUse.into()),
-    }
-}
-
-/// The file of a unix socket; removed when dropped, unless something else stands there by then.
-#[derive(Debug)]
-struct SocketFile {
-    path: PathBuf,
-    device: u64,
-    inode: u64,
-}
-
-impl SocketFile {
-    fn new(path: PathBuf) -> io::Result<Self> {
-        let metadata = std::fs::symlink_metadata(&path)?;
-        Ok(Self {
-            path,
-            device: metadata.dev(),
-            inode: metadata.ino(),
-        })
-    }
-}
-
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        if std::fs::symlink_metadata(&self.path)
-            .is_ok_and(|now| (now.dev(), now.ino()) == (self.device, self.inode))
-        {
-            // Nobody is left to tell; the next start replaces a socket that stayed.
-            let _ = std::fs::remove_file(&self.path);
-        }
-    }
-}
-
 /// Accepts one connection: non-blocking and CLOEXEC from birth, with its peer in the same system call.
 pub(crate) fn accept(listener: impl AsFd) -> io::Result<(OwnedFd, Option<SocketAddr>)> {
     use rustix::net::{SocketFlags, acceptfrom_with};
@@ -351,6 +264,7 @@ pub(crate) fn is_shortage(error: &io::Error) -> bool {
 mod tests {
     use super::*;
     use std::os::unix::net::{UnixListener, UnixStream};
+    use std::path::PathBuf;
 
     fn scratch(name: &str) -> PathBuf {
         let directory =

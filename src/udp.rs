@@ -9,12 +9,10 @@ use std::{
 
 use crate::{
     address::Address,
-    birth::{Birth, birth},
-    cluster,
+    binding::{Binder, Binding},
     error::{Error, Result},
-    listen::exclusively_the_primarys,
     sockets,
-    wanted::{Options, Place, Wanted},
+    wanted::Place,
     worker::Port,
 };
 
@@ -22,7 +20,7 @@ use crate::{
 ///
 /// In a worker it asks the primary, which binds once for all workers that ask for the same; all of them have the same socket, and the
 /// kernel gives each datagram to one of those that wait for one. Port 0 and [`PrimaryFd`](crate::PrimaryFd) as in
-/// [`listen`](cluster::listen). In a primary, and in a
+/// [`listen`](crate::cluster::listen). In a primary, and in a
 /// program that is no cluster, it binds by itself.
 ///
 /// ```no_run
@@ -39,19 +37,14 @@ use crate::{
 ///
 /// # Errors
 ///
-/// As [`listen`](cluster::listen). A unix address is [`Error::Bind`].
+/// As [`listen`](crate::cluster::listen). A unix address is [`Error::Bind`](crate::Error::Bind).
 ///
 /// # Cancel safety
 ///
 /// Dropped before it completes, it leaves no socket.
 pub fn bind_udp(address: impl Into<Address>) -> BindUdp {
     BindUdp {
-        address: address.into(),
-        options: Options {
-            ipv6_only: Some(false),
-            ..Options::default()
-        },
-        exclusive: false,
+        binding: Binding::new(address.into()),
     }
 }
 
@@ -59,61 +52,46 @@ pub fn bind_udp(address: impl Into<Address>) -> BindUdp {
 #[derive(Clone, Debug)]
 #[must_use = "nothing is bound unless it is awaited"]
 pub struct BindUdp {
-    address: Address,
-    options: Options,
-    exclusive: bool,
+    binding: Binding,
 }
 
 impl BindUdp {
     /// Binds in this process, for it alone.
     pub fn exclusive(mut self) -> Self {
-        self.exclusive = true;
+        self.binding.exclusive = true;
         self
     }
 
     /// Binds in this process with `SO_REUSEPORT`: the kernel keeps each client with one worker.
     pub fn reuse_port(mut self) -> Self {
-        self.options.reuse_port = true;
-        self.exclusive()
+        self.binding.reuse_port();
+        self
     }
 
     /// An IPv6 address takes IPv6 datagrams only. By default `[::]` takes those of IPv4 too.
     pub fn ipv6_only(mut self) -> Self {
-        self.options.ipv6_only = Some(true);
+        self.binding.options.ipv6_only = Some(true);
         self
     }
 
     async fn bind(self) -> Result<UdpSocket> {
-        let worker = match birth() {
-            Birth::Orphan(reason) => return Err(Error::Orphaned { reason }),
-            Birth::Worker(_) => Some(cluster::worker().ok_or(Error::NotStarted)?),
-            Birth::Plain | Birth::Successor(_) => cluster::worker(),
-        };
-        let address = self.address.clone();
-        let (fd, port) = match worker {
-            Some(worker) if worker.ports().can_ask() && !self.exclusive => {
-                let wanted = Wanted {
-                    place: Place::Datagram(self.address),
-                    options: self.options,
-                    index: 0,
-                };
+        let Self { binding } = self;
+        let (fd, port) = match binding.binder(Place::Datagram)? {
+            Binder::Primary(worker, wanted) => {
                 let (port, mut fds) = Port::ask(&worker, wanted, usize::MAX).await?;
                 let fd = fds.pop();
                 let fd = fd.ok_or(Error::Protocol("an answer without its socket"))?;
                 (fd, Some(port))
             }
-            Some(worker) if worker.ports().can_ask() && address.is_primary_fd() => {
-                return Err(exclusively_the_primarys(address));
-            }
-            _ => {
-                let socket = sockets::Listener::datagram(&address, &self.options).await?;
+            Binder::Itself(_) => {
+                let socket =
+                    sockets::Listener::datagram(&binding.address, &binding.options).await?;
                 (socket.into_fd(), None)
             }
         };
         let socket = tokio::net::UdpSocket::from_std(fd.into());
-        let socket = socket.map_err(|source| Error::Bind { address, source })?;
         Ok(UdpSocket {
-            socket,
+            socket: socket.map_err(|source| binding.failed(source))?,
             _port: port,
         })
     }

@@ -197,16 +197,11 @@ impl Client {
         };
         // On loopback the connection is established by now, as a rule.
         connection.send()?;
-        let interest = if connection.sent {
-            epoll::EventFlags::IN
-        } else {
-            epoll::EventFlags::OUT
-        };
         epoll::add(
             &self.epoll,
             &connection.stream,
             epoll::EventData::new_u64(slot as u64),
-            interest,
+            connection.interest(),
         )?;
         Ok(connection)
     }
@@ -221,12 +216,12 @@ impl Client {
             let epoll = &self.epoll;
             let sent = connection.send().and_then(|()| {
                 let data = epoll::EventData::new_u64(slot as u64);
-                let interest = if connection.sent {
-                    epoll::EventFlags::IN
-                } else {
-                    epoll::EventFlags::OUT
-                };
-                Ok(epoll::modify(epoll, &connection.stream, data, interest)?)
+                Ok(epoll::modify(
+                    epoll,
+                    &connection.stream,
+                    data,
+                    connection.interest(),
+                )?)
             });
             sent.map(|()| false)
         };
@@ -259,6 +254,15 @@ impl Connection {
             Err(error) => return Err(error),
         }
         Ok(())
+    }
+
+    /// What it waits for.
+    fn interest(&self) -> epoll::EventFlags {
+        if self.sent {
+            epoll::EventFlags::IN
+        } else {
+            epoll::EventFlags::OUT
+        }
     }
 
     /// Whether the stream has ended.

@@ -1,4 +1,4 @@
-//! What `playground` has for clients that mean no good, and for programs that are broken.
+//! What `playground` has for clients that mean no good.
 //!
 //! | route | answer |
 //! |---|---|
@@ -9,11 +9,8 @@
 //! | `/bytes?count=N` | so many bytes; the request's body is never read |
 //! | `/status/CODE` | that status, without a body |
 //! | `/smuggled` | `smuggled`, and the line `SMUGGLED`: nobody asks for it but bytes of another request's body |
-//!
-//! `BREAK_FILE=PATH`: a worker reads how to break when it starts: `panic`, `exit0`, `segv`, `hang` (never listens) or `die` (soon after it
-//! listens), and with ` SLOT` behind it only in that slot. A file, so that a next generation breaks and this one does not.
 
-use std::{env, fs, thread, time::Duration};
+use std::time::Duration;
 
 use axum::{
     Router,
@@ -106,41 +103,4 @@ async fn status(Path(code): Path<u16>) -> StatusCode {
 async fn smuggled() -> &'static str {
     println!("SMUGGLED");
     "smuggled"
-}
-
-/// Breaks a worker if it was told to.
-#[allow(clippy::exit, reason = "to end the process is what was asked for")]
-pub(crate) fn break_if_told() {
-    let told = env::var_os("BREAK_FILE").and_then(|path| fs::read_to_string(path).ok());
-    let told = told.unwrap_or_default();
-    let mut words = told.split_whitespace();
-    let how = words.next().unwrap_or_default();
-    let born = env::var("AXUM_CLUSTER_WORKER").unwrap_or_default();
-    if words
-        .next()
-        .is_some_and(|slot| !born.ends_with(&format!(".{slot}")))
-    {
-        return;
-    }
-    match how {
-        "panic" => panic!("told to break"),
-        "exit0" => std::process::exit(0),
-        "segv" => segv(),
-        "hang" => loop {
-            thread::sleep(Duration::from_secs(60));
-        },
-        "die" => drop(thread::spawn(|| {
-            thread::sleep(Duration::from_millis(300));
-            segv();
-        })),
-        _ => {}
-    }
-}
-
-/// The first is swallowed by Rust's own handler, which looks for stack overflows and then takes itself away.
-fn segv() {
-    for _ in 0..2 {
-        // Raised in this very process, which cannot fail.
-        let _ = nix::sys::signal::raise(nix::sys::signal::Signal::SIGSEGV);
-    }
 }

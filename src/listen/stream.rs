@@ -11,7 +11,12 @@ use tokio::{
     sync::OwnedSemaphorePermit,
 };
 
-use crate::{sockets, worker::Open};
+use crate::{
+    error::{Error, Result},
+    ipc::intake::Conn,
+    sockets,
+    worker::{Open, Worker},
+};
 
 /// A connection that a [`Listener`](super::Listener) accepted, TCP or unix. `TCP_NODELAY` is set.
 #[derive(Debug)]
@@ -90,5 +95,50 @@ impl From<tokio::net::TcpStream> for Stream {
 impl From<tokio::net::UnixStream> for Stream {
     fn from(stream: tokio::net::UnixStream) -> Self {
         sockets::Stream::Unix(stream).into()
+    }
+}
+
+impl Worker {
+    /// Serves a connection that came by another way with this worker's router, as if the primary had handed it over: one that arrived
+    /// with a message ([`take_tcp_stream`](crate::Message::take_tcp_stream)), that a [`Listener`](super::Listener) accepted, or that the program accepted itself.
+    ///
+    /// It is counted, has the timeouts of all connections, and is drained when the worker leaves; it does not move to another worker.
+    /// Nothing may have been read from it. Where there are several apps, the first one serves it.
+    ///
+    /// Waits until this worker serves, then returns at once: a task of its own goes on with the connection.
+    ///
+    /// ```no_run
+    /// # async fn receive(worker: axum_cluster::Worker) -> axum_cluster::Result<()> {
+    /// let mut messages = worker.messages();
+    /// while let Some(message) = messages.recv().await {
+    ///     worker.serve_connection(message.take_tcp_stream()?).await?;
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Gone`] when this worker has drained already, or serves nothing; [`Error::System`] when the client has gone, or the
+    /// runtime cannot take the connection. It is closed then.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped while it waits, it closes the connection.
+    pub async fn serve_connection(&self, stream: impl Into<Stream>) -> Result<()> {
+        let Stream { inner, held: _held } = stream.into();
+        let failed = |source| Error::System {
+            doing: "take over a connection",
+            source,
+        };
+        let peer = inner.peer().map_err(failed)?;
+        let conn = Conn {
+            fd: inner.into_fd().map_err(failed)?,
+            listener: 0,
+            app: 0,
+            peer,
+            moved: None,
+        };
+        self.serve_conn(conn).await
     }
 }

@@ -1,4 +1,4 @@
-//! What the program asks for one worker: to start, to leave, or to end by a signal.
+//! How one worker ends: because the program asks for it, or because it is not wanted any more. And the fork that the program asks for.
 
 use std::{collections::BTreeSet, time::Instant};
 
@@ -65,6 +65,43 @@ impl Supervisor {
         if lives && worker.force == Force::None {
             worker.force = Force::Aborted { since: now };
             self.actions.push_back(Action::End(id));
+        }
+    }
+
+    /// Ends a worker that is not wanted any more: kills one that has served nothing, lets any other drain.
+    pub(super) fn dismiss(&mut self, id: WorkerId, now: Instant) {
+        let Some(worker) = self.workers.get_mut(&id) else {
+            return;
+        };
+        if matches!(worker.state(), State::Starting | State::Online) {
+            if !self.policy.supervised {
+                // It may be at work without ever listening.
+                return self.disconnect(id, now);
+            }
+            return self.kill(id);
+        }
+        let (slot, listened) = (worker.slot, worker.listened(now));
+        if worker.drain(now) {
+            self.actions.push_back(Action::Retire(id));
+            if let (Some(place), Some(listened)) = (self.place_mut(slot), listened) {
+                place.backoff.earn(listened);
+            }
+        }
+    }
+
+    /// Kills a worker that lives; at once, or as soon as it has been spawned.
+    pub(super) fn kill(&mut self, id: WorkerId) {
+        let Some(worker) = self.workers.get_mut(&id) else {
+            return;
+        };
+        if worker.state() == State::Dead || worker.force == Force::Killed {
+            return;
+        }
+        if worker.is_spawned() {
+            worker.force = Force::Killed;
+            self.actions.push_back(Action::Kill(id));
+        } else {
+            worker.force = Force::KillOnceSpawned;
         }
     }
 }

@@ -15,11 +15,12 @@
 //! # Layout
 //!
 //! `io` inputs and actions · `policy` numbers · `worker` one worker's life · `slot` keeping the places filled · `backoff`
-//! waiting after deaths · `rollout` replacing one worker at a time · `endings` what the program asks for one worker · `clock` time without the primary's own stops · `legacy` from one program to
-//! the next
+//! waiting after deaths · `rollout` replacing one worker at a time · `endings` how one worker leaves or is ended · `deadlines` how long
+//! each is waited for · `clock` time without the primary's own stops · `legacy` from one program to the next
 
 mod backoff;
 mod clock;
+mod deadlines;
 mod endings;
 mod io;
 mod legacy;
@@ -37,7 +38,7 @@ use self::backoff::Jitter;
 use self::clock::Clock;
 use self::rollout::{Replacement, Restart};
 use self::slot::Place;
-use self::worker::{Force, Overdue, Worker};
+use self::worker::Worker;
 use crate::id::{Generation, Slot, WorkerId};
 
 pub(crate) use self::io::{Action, Input, Note};
@@ -129,25 +130,6 @@ impl Supervisor {
     /// The next thing to do.
     pub(crate) fn poll(&mut self) -> Option<Action> {
         self.actions.pop_front()
-    }
-
-    /// When the next [`Input::Tick`] is due at the latest; later than the last input, once that was polled to its end, unless it was a
-    /// heartbeat.
-    pub(crate) fn deadline(&self) -> Option<Instant> {
-        let patience = self
-            .workers
-            .values()
-            .filter_map(|worker| worker.deadline(&self.policy));
-        let vacant = self
-            .vacant()
-            .filter_map(|slot| self.place(slot)?.not_before);
-        let next = patience
-            .map(|(at, _)| at)
-            .chain(vacant)
-            .chain(self.replacement_due())
-            .min()?;
-        let sleep = next.min(self.clock.now() + LONGEST_SLEEP);
-        Some(self.clock.outside(sleep))
     }
 
     /// `None`: never existed, or has both exited and disconnected.
@@ -304,34 +286,6 @@ impl Supervisor {
         self.vacate(slot, id, listened, now);
     }
 
-    fn enforce_deadlines(&mut self, now: Instant) {
-        let due = |(&id, worker): (&WorkerId, &Worker)| {
-            worker
-                .deadline(&self.policy)
-                .filter(|&(at, _)| at <= now)
-                .map(|(_, overdue)| (id, overdue))
-        };
-        let overdue: Vec<_> = self.workers.iter().filter_map(due).collect();
-        for (id, overdue) in overdue {
-            match overdue {
-                Overdue::Boot => self.note(Note::BootTimeout(id)),
-                Overdue::Drain => self.note(Note::DeadlinePassed(id)),
-                Overdue::Abort => {}
-                Overdue::End => {
-                    self.end(id, now);
-                    continue;
-                }
-                Overdue::Beat => {
-                    self.note(Note::Hung(id));
-                    self.actions.push_back(Action::Abort(id));
-                    self.with(id, |worker| worker.force = Force::Aborted { since: now });
-                    continue;
-                }
-            }
-            self.kill(id);
-        }
-    }
-
     fn notice_milestones(&mut self) {
         match self.phase {
             Phase::Running
@@ -362,43 +316,6 @@ impl Supervisor {
         id
     }
 
-    /// Ends a worker that is not wanted any more: kills one that has served nothing, lets any other drain.
-    fn dismiss(&mut self, id: WorkerId, now: Instant) {
-        let Some(worker) = self.workers.get_mut(&id) else {
-            return;
-        };
-        if matches!(worker.state(), State::Starting | State::Online) {
-            if !self.policy.supervised {
-                // It may be at work without ever listening.
-                return self.disconnect(id, now);
-            }
-            return self.kill(id);
-        }
-        let (slot, listened) = (worker.slot, worker.listened(now));
-        if worker.drain(now) {
-            self.actions.push_back(Action::Retire(id));
-            if let (Some(place), Some(listened)) = (self.place_mut(slot), listened) {
-                place.backoff.earn(listened);
-            }
-        }
-    }
-
-    /// Kills a worker that lives; at once, or as soon as it has been spawned.
-    fn kill(&mut self, id: WorkerId) {
-        let Some(worker) = self.workers.get_mut(&id) else {
-            return;
-        };
-        if worker.state() == State::Dead || worker.force == Force::Killed {
-            return;
-        }
-        if worker.is_spawned() {
-            worker.force = Force::Killed;
-            self.actions.push_back(Action::Kill(id));
-        } else {
-            worker.force = Force::KillOnceSpawned;
-        }
-    }
-
     fn nobody_lives(&self) -> bool {
         let mut states = self.workers.values().map(Worker::state);
         states.all(|state| state == State::Dead)
@@ -420,6 +337,3 @@ impl Supervisor {
 
 /// The generation that a cluster starts with.
 pub(crate) const FIRST: Generation = Generation::new(1);
-
-/// A driver that sleeps until the next deadline and does nothing else must not look as if it had been stopped.
-const LONGEST_SLEEP: Duration = Duration::from_secs(1);

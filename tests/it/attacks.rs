@@ -2,17 +2,11 @@
 
 use std::fs;
 
-use crate::support::{Conn, Server, Signal, TempDir, example};
-
-const TOOK_OVER: &str = "took over from the program before";
+use crate::support::{Conn, Server, Signal, TOOK_OVER, TempDir, example};
 
 /// What the hook `on_upgrade` says when it is called, and when it is done.
 const HOOK_SLEEPS: &str = "a hook sleeps";
 const HOOK_WAKES: &str = "a hook woke up";
-
-fn count(server: &Server, text: &str) -> usize {
-    server.output().matches(text).count()
-}
 
 fn ask(server: &Server) {
     assert_eq!(server.get("/").body, "hello world");
@@ -30,12 +24,12 @@ fn restarts_while_an_upgrade_is_due_leave_it_due_and_the_cluster_serving() {
     for n in 2..8 {
         server.signal(Signal::SIGHUP);
         server.wait_until("a restart more", |server| {
-            count(server, "order=Restart") >= n - 1
+            server.count("order=Restart") >= n - 1
         });
     }
     server.wait_for_line(TOOK_OVER);
     ask(&server);
-    assert_eq!(count(&server, TOOK_OVER), 1);
+    assert_eq!(server.count(TOOK_OVER), 1);
 }
 
 #[test]
@@ -56,15 +50,15 @@ fn a_program_that_was_taken_back_is_not_executed() {
     fs::rename(&saved, &program).unwrap();
     server.signal(Signal::SIGHUP);
     server.wait_until("both restarts are done", |server| {
-        count(server, ": restarted generation") == 2 && server.worker_pids().len() == 1
+        server.count(": restarted generation") == 2 && server.worker_pids().len() == 1
     });
     // Another one comes behind anything that was due.
     server.signal(Signal::SIGHUP);
     server.wait_until("one more", |server| {
-        count(server, ": restarted generation") == 3
+        server.count(": restarted generation") == 3
     });
     ask(&server);
-    assert_eq!(count(&server, TOOK_OVER), 0, "{}", server.output());
+    assert_eq!(server.count(TOOK_OVER), 0, "{}", server.output());
 }
 
 #[test]
@@ -85,7 +79,7 @@ fn a_slow_hook_keeps_no_client_waiting_at_an_upgrade() {
         ask(&server);
     }
     assert_eq!(
-        count(&server, HOOK_WAKES),
+        server.count(HOOK_WAKES),
         0,
         "answered before the hook was done"
     );
@@ -101,10 +95,10 @@ fn a_cluster_with_workers_that_are_recycled_all_the_time_is_upgraded() {
         .env("MAX_REQUESTS", 20)
         .start();
     let load = crate::client::Load::new(server.addr()).clients(4).start();
-    server.wait_until("recycling", |server| count(server, "is recycled") > 4);
+    server.wait_until("recycling", |server| server.count("is recycled") > 4);
     for n in 1..=2 {
         server.signal(Signal::SIGUSR2);
-        server.wait_until("it is followed", |server| count(server, TOOK_OVER) == n);
+        server.wait_until("it is followed", |server| server.count(TOOK_OVER) == n);
     }
     load.stop().must_be_perfect();
 }
@@ -125,7 +119,7 @@ fn an_upgrade_starts_where_the_program_was_started() {
     server.wait_until("it went elsewhere", |_| cwd().as_os_str() == "/");
     for n in 1..=2 {
         server.signal(Signal::SIGUSR2);
-        server.wait_until("it found its file", |server| count(server, TOOK_OVER) == n);
+        server.wait_until("it found its file", |server| server.count(TOOK_OVER) == n);
         ask(&server);
     }
 }

@@ -226,11 +226,7 @@ fn the_workers_variable_set_by_hand_makes_no_worker() {
 #[test]
 fn calls_that_cannot_work_are_errors_of_their_own() {
     let server = || ClusteredServer::bind("127.0.0.1:0");
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    runtime.block_on(async {
+    crate::support::block_on(async {
         // Each worker would run every test again, and fork.
         let error = server().workers(2).serve(Router::new()).await.unwrap_err();
         assert!(matches!(error, Error::TestBinary { .. }), "{error:?}");

@@ -5,16 +5,20 @@ use crate::{
     support::Server,
 };
 
-//
-#[test]
-fn four_hundred_connections_are_a_hundred_for_each_of_four_workers() {
-    let server = Server::run("playground").workers(4).start();
+fn each_of_four_gets_100(server: &Server) {
     let tally = Load::new(server.addr()).count(400).run();
     tally.must_be_perfect();
     tally.must(
         "each worker has 100",
         tally.by_worker().values().eq(&[100; 4]),
     );
+}
+
+//
+#[test]
+fn four_hundred_connections_are_a_hundred_for_each_of_four_workers() {
+    let server = Server::run("playground").workers(4).start();
+    each_of_four_gets_100(&server);
 }
 
 //
@@ -40,12 +44,7 @@ fn a_unix_socket_rotates_as_well() {
         .workers(4)
         .env("ADDR", format!("unix:{}", directory.path("s")))
         .start();
-    let tally = Load::new(server.addr()).count(400).run();
-    tally.must_be_perfect();
-    tally.must(
-        "each worker has 100",
-        tally.by_worker().values().eq(&[100; 4]),
-    );
+    each_of_four_gets_100(&server);
 }
 
 // All requests of a connection are one worker's: its rotation turns once a connection.

@@ -88,6 +88,17 @@ fn ends_under_load(everybody: bool) {
     eprintln!("{}  ended after {longest:.1?} at the latest", sum.unwrap());
 }
 
+fn every_worker_ended_with_0(server: &Server) {
+    assert!(
+        server
+            .lines("exit worker=")
+            .iter()
+            .all(|line| line.contains("status=exit:0")),
+        "{}",
+        server.output()
+    );
+}
+
 #[test]
 fn term_to_the_primary_under_load_cuts_nothing() {
     ends_under_load(false);
@@ -115,14 +126,7 @@ fn a_request_longer_than_the_deadline_is_cut_there_and_the_end_is_still_a_succes
     assert!((400 * MS..=900 * MS).contains(&cut), "{cut:?}");
     assert_eq!(server.wait_exit().code(), Some(0), "{}", server.output());
     assert!(begun.elapsed() <= 1400 * MS, "{:?}", begun.elapsed());
-    assert!(
-        server
-            .lines("exit worker=")
-            .iter()
-            .all(|line| line.contains("status=exit:0")),
-        "{}",
-        server.output()
-    );
+    every_worker_ended_with_0(&server);
 }
 
 // L7: the report of what was cut.
@@ -220,12 +224,5 @@ fn a_worker_that_is_full_leaves_as_quickly_as_any() {
         begun.elapsed(),
         server.output()
     );
-    assert!(
-        server
-            .lines("exit worker=")
-            .iter()
-            .all(|line| line.contains("status=exit:0")),
-        "{}",
-        server.output()
-    );
+    every_worker_ended_with_0(&server);
 }

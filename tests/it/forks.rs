@@ -102,17 +102,13 @@ fn fixture() {
     if std::env::var_os("ADDR").is_none() {
         return;
     }
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap()
-        .block_on(async {
-            let exec = std::env::current_exe().unwrap();
-            match Cluster::new().exec(exec).start().await.unwrap() {
-                Role::Primary(primary) => supervise(primary).await,
-                Role::Worker(worker) => work(worker).await,
-            }
-        });
+    crate::support::block_on(async {
+        let exec = std::env::current_exe().unwrap();
+        match Cluster::new().exec(exec).start().await.unwrap() {
+            Role::Primary(primary) => supervise(primary).await,
+            Role::Worker(worker) => work(worker).await,
+        }
+    });
 }
 
 // E-4, E-8, I-6: a worker's addresses as asked and as bound. A stream that is dropped leaves the rest to `wait`, and the hooks.
@@ -154,23 +150,19 @@ fn streamed() {
         .program(std::env::current_exe().unwrap())
         .on_fork(|_| println!("\nhook: fork"))
         .on_exit(|worker, _| println!("\nhook: exit {}", worker.id()));
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap()
-        .block_on(async {
-            match server.start().await.unwrap() {
-                Role::Primary(primary) => stream_then_wait(&primary).await,
-                Role::Worker(worker) => {
-                    for n in 0..100 {
-                        worker.send(&n).unwrap();
-                    }
-                    let hello =
-                        axum::Router::new().route("/", axum::routing::get(|| async { "hello" }));
-                    worker.serve(hello).await.unwrap();
+    crate::support::block_on(async {
+        match server.start().await.unwrap() {
+            Role::Primary(primary) => stream_then_wait(&primary).await,
+            Role::Worker(worker) => {
+                for n in 0..100 {
+                    worker.send(&n).unwrap();
                 }
+                let hello =
+                    axum::Router::new().route("/", axum::routing::get(|| async { "hello" }));
+                worker.serve(hello).await.unwrap();
             }
-        });
+        }
+    });
 }
 
 async fn stream_then_wait(primary: &Primary) {
@@ -248,43 +240,39 @@ fn plain() {
     if std::env::var_os("ADDR").is_none() {
         return;
     }
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap()
-        .block_on(async {
-            let exec = std::env::current_exe().unwrap();
-            match Cluster::new().exec(exec).start().await.unwrap() {
-                Role::Primary(primary) => {
-                    let mut events = primary.events();
-                    for _ in 0..2 {
-                        let worker = primary.fork().unwrap();
-                        println!("\npid of {}: {}", worker.id(), worker.process().pid());
-                    }
-                    let mut up = 0;
-                    while let Some(event) = events.recv().await {
-                        match event {
-                            Event::Online { .. } => {
-                                up += 1;
-                                println!("\n{up} up");
-                            }
-                            Event::Exit { worker, exit } => {
-                                let (code, after) = (exit.code(), exit.after_disconnect);
-                                println!("\n{} ended with {code:?} after {after}", worker.id());
-                            }
-                            _ => {}
+    crate::support::block_on(async {
+        let exec = std::env::current_exe().unwrap();
+        match Cluster::new().exec(exec).start().await.unwrap() {
+            Role::Primary(primary) => {
+                let mut events = primary.events();
+                for _ in 0..2 {
+                    let worker = primary.fork().unwrap();
+                    println!("\npid of {}: {}", worker.id(), worker.process().pid());
+                }
+                let mut up = 0;
+                while let Some(event) = events.recv().await {
+                    match event {
+                        Event::Online { .. } => {
+                            up += 1;
+                            println!("\n{up} up");
                         }
+                        Event::Exit { worker, exit } => {
+                            let (code, after) = (exit.code(), exit.after_disconnect);
+                            println!("\n{} ended with {code:?} after {after}", worker.id());
+                        }
+                        _ => {}
                     }
-                    primary.wait().await.unwrap_err();
-                    drop(events);
-                    primary.wait().await.unwrap();
                 }
-                Role::Worker(worker) => {
-                    worker.draining().await;
-                    println!("\ndrained {}", worker.id());
-                }
+                primary.wait().await.unwrap_err();
+                drop(events);
+                primary.wait().await.unwrap();
             }
-        });
+            Role::Worker(worker) => {
+                worker.draining().await;
+                println!("\ndrained {}", worker.id());
+            }
+        }
+    });
 }
 
 type Told = Arc<Mutex<BTreeMap<u64, Vec<&'static str>>>>;
@@ -493,24 +481,20 @@ fn stories() {
     if story == "settings" && rustix::process::geteuid().is_root() {
         cluster = cluster.gid(1234).uid(1234);
     }
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap()
-        .block_on(async {
-            match (cluster.start().await.unwrap(), &*story) {
-                (Role::Primary(primary), "settings") => settings(&primary, args("for-one")).await,
-                (Role::Primary(primary), "ends") => ends(&primary).await,
-                (Role::Primary(primary), "errors") => errors(&primary).await,
-                (Role::Primary(primary), "words") => words(&primary).await,
-                (Role::Primary(primary), _) => listens(&primary).await,
-                (Role::Worker(worker), "settings") => tell_settings(&worker).await,
-                (Role::Worker(_), "ends") => end(),
-                (Role::Worker(_), "errors") => spoil().await,
-                (Role::Worker(worker), "words") => say_words(&worker).await,
-                (Role::Worker(worker), _) => listen(&worker).await,
-            }
-        });
+    crate::support::block_on(async {
+        match (cluster.start().await.unwrap(), &*story) {
+            (Role::Primary(primary), "settings") => settings(&primary, args("for-one")).await,
+            (Role::Primary(primary), "ends") => ends(&primary).await,
+            (Role::Primary(primary), "errors") => errors(&primary).await,
+            (Role::Primary(primary), "words") => words(&primary).await,
+            (Role::Primary(primary), _) => listens(&primary).await,
+            (Role::Worker(worker), "settings") => tell_settings(&worker).await,
+            (Role::Worker(_), "ends") => end(),
+            (Role::Worker(_), "errors") => spoil().await,
+            (Role::Worker(worker), "words") => say_words(&worker).await,
+            (Role::Worker(worker), _) => listen(&worker).await,
+        }
+    });
 }
 
 async fn settings(primary: &Primary, other: impl Iterator<Item = &'static str>) {

@@ -11,11 +11,7 @@ use tokio_tungstenite::{
 use crate::support::{Conn, Server, Signal, request};
 
 fn block_on<T>(future: impl Future<Output = T>) -> T {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    runtime.block_on(async {
+    crate::support::block_on(async {
         tokio::time::timeout(Duration::from_secs(20), future)
             .await
             .unwrap()

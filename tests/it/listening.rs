@@ -742,13 +742,8 @@ fn an_upgrade_carries_a_workers_listener() {
     let (stop, asking) = keep_asking(&addr);
     for n in 1..=2 {
         server.signal(Signal::SIGUSR2);
-        server.wait_until("the next program took over", |server| {
-            server
-                .output()
-                .matches("took over from the program before")
-                .count()
-                == n
-        });
+        server.wait_for_take_over(n);
+        assert_eq!(server.count(crate::support::TOOK_OVER), n);
     }
     server.wait_until("the old workers have gone", |server| {
         server.worker_pids().len() == 2
@@ -979,6 +974,5 @@ fn fixture() {
             .await
             .unwrap();
     };
-    let mut runtime = tokio::runtime::Builder::new_current_thread();
-    runtime.enable_all().build().unwrap().block_on(serve);
+    crate::support::block_on(serve);
 }

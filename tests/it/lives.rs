@@ -70,11 +70,7 @@ fn a_worker_that_the_primary_disconnects_drains_and_ends_with_0() {
     let server = start(2);
     let mut slow = Conn::open(server.addr()).unwrap();
     slow.ask("GET", "/slow", &[], "").unwrap();
-    server.wait_for_line("slow in ");
-    let id = server.lines("slow in ")[0]
-        .trim_start_matches("slow in ")
-        .parse()
-        .unwrap();
+    let id = server.number_after("slow in ", 0);
     tell(&server, &format!("disconnect-{id}"));
     tell(&server, &format!("disconnect-{id}"));
     server.wait_for_line("3: listening");
@@ -112,13 +108,7 @@ fn kill_of_a_leaving_worker_shows_the_signal() {
     {
         let mut slow = Conn::open(server.addr()).unwrap();
         slow.ask("GET", "/slow", &[], "").unwrap();
-        server.wait_until("a slow request", |server| {
-            server.lines("slow in ").len() > nth
-        });
-        let id = server.lines("slow in ")[nth]
-            .trim_start_matches("slow in ")
-            .parse()
-            .unwrap();
+        let id = server.number_after("slow in ", nth);
         tell(&server, &format!("disconnect-{id}"));
         tell(&server, &format!("{order}-{id}"));
         check(
@@ -138,11 +128,7 @@ fn kill_of_a_blocked_worker_has_a_bound() {
     let server = start(2);
     let mut blocked = Conn::open(server.addr()).unwrap();
     blocked.ask("GET", "/block", &[], "").unwrap();
-    server.wait_for_line("blocks in ");
-    let id = server.lines("blocks in ")[0]
-        .trim_start_matches("blocks in ")
-        .parse()
-        .unwrap();
+    let id = server.number_after("blocks in ", 0);
     let begun = Instant::now();
     tell(&server, &format!("kill-{id}"));
     check(&server, id, "code=None signal=Some(Kill)", true);
@@ -179,11 +165,7 @@ fn a_signal_to_the_process_of_a_blocked_worker_ends_it_too() {
     let server = start(2);
     let mut blocked = Conn::open(server.addr()).unwrap();
     blocked.ask("GET", "/block", &[], "").unwrap();
-    server.wait_for_line("blocks in ");
-    let id = server.lines("blocks in ")[0]
-        .trim_start_matches("blocks in ")
-        .parse()
-        .unwrap();
+    let id = server.number_after("blocks in ", 0);
     tell(&server, &format!("signalTerm-{id}"));
     check(&server, id, "code=None signal=Some(Kill)", false);
 }
@@ -227,10 +209,7 @@ fn the_last_message_comes_before_the_end() {
 #[test]
 fn a_death_with_connections_on_their_way_is_told_like_any_other() {
     let server = start(2);
-    let pid: u32 = server.lines("pid of 1: ")[0]
-        .trim_start_matches("pid of 1: ")
-        .parse()
-        .unwrap();
+    let pid = server.number_after("pid of 1: ", 0);
     server.signal_to(pid, Signal::SIGSTOP);
     let clients: Vec<_> = (0..4)
         .map(|_| {
@@ -271,10 +250,7 @@ fn a_worker_is_disconnected_before_its_main_returns() {
     tell(&server, "disconnect-1");
     server.wait_for_line("1: disconnect connected=false dead=false after=Some(true)");
     assert!(!server.output().contains("1: exit"));
-    let pid: u32 = server.lines("pid of 1: ")[0]
-        .trim_start_matches("pid of 1: ")
-        .parse()
-        .unwrap();
+    let pid = server.number_after("pid of 1: ", 0);
     server.signal_to(pid, Signal::SIGKILL);
     check(&server, 1, "code=None signal=Some(Kill)", true);
 }

@@ -475,45 +475,41 @@ fn fixture() {
     let Ok(addr) = std::env::var("ADDR") else {
         return;
     };
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap()
-        .block_on(async {
-            let (mut sockets, mut streamed, mut kept) = (Sockets::default(), 0, Vec::new());
-            ClusteredServer::bind(addr)
-                .program(std::env::current_exe().unwrap())
-                .on_error(|error| println!("\nerror: {error:?}"))
-                .drain_deadline(Duration::from_secs(2))
-                .on_ready(|primary| println!("\nlistening on {}", primary.local_addrs()[0]))
-                .on_message(move |worker, message| {
-                    let Ok(order) = message.json::<Order>() else {
-                        judge("primary", &message);
-                        return worker.send_bytes(message.bytes().clone()).unwrap();
-                    };
-                    match &*order.what {
-                        "sockets" => sockets.take(&message, order.text.parse().unwrap()),
-                        "stream" => {
-                            assert_eq!(order.text.parse(), Ok(streamed));
-                            streamed += 1;
-                        }
-                        "filler" => {}
-                        "end" => println!("\n{streamed} in order"),
-                        "keep" => {
-                            kept.push(message);
-                            println!("\nkept");
-                        }
-                        "flood" => flood_a_stopped_one(worker),
-                        _ => in_primary(worker, &message, order),
+    crate::support::block_on(async {
+        let (mut sockets, mut streamed, mut kept) = (Sockets::default(), 0, Vec::new());
+        ClusteredServer::bind(addr)
+            .program(std::env::current_exe().unwrap())
+            .on_error(|error| println!("\nerror: {error:?}"))
+            .drain_deadline(Duration::from_secs(2))
+            .on_ready(|primary| println!("\nlistening on {}", primary.local_addrs()[0]))
+            .on_message(move |worker, message| {
+                let Ok(order) = message.json::<Order>() else {
+                    judge("primary", &message);
+                    return worker.send_bytes(message.bytes().clone()).unwrap();
+                };
+                match &*order.what {
+                    "sockets" => sockets.take(&message, order.text.parse().unwrap()),
+                    "stream" => {
+                        assert_eq!(order.text.parse(), Ok(streamed));
+                        streamed += 1;
                     }
-                })
-                .serve_with(|worker| async move {
-                    tokio::spawn(listen(worker));
-                    Ok(router())
-                })
-                .await
-                .unwrap();
-        });
+                    "filler" => {}
+                    "end" => println!("\n{streamed} in order"),
+                    "keep" => {
+                        kept.push(message);
+                        println!("\nkept");
+                    }
+                    "flood" => flood_a_stopped_one(worker),
+                    _ => in_primary(worker, &message, order),
+                }
+            })
+            .serve_with(|worker| async move {
+                tokio::spawn(listen(worker));
+                Ok(router())
+            })
+            .await
+            .unwrap();
+    });
 }
 
 fn in_primary(worker: &WorkerHandle, message: &Message, order: Order) {

@@ -120,13 +120,7 @@ fn upgrades_under_load_lose_nothing() {
     for n in 1..=sized(10, 2) {
         crate::restart::answers(&server, &running);
         server.signal(Signal::SIGUSR2);
-        server.wait_until("the next program took over", |server| {
-            server
-                .output()
-                .matches("took over from the program before")
-                .count()
-                >= n
-        });
+        server.wait_for_take_over(n);
     }
     crate::restart::answers(&server, &running);
     running.stop().must_be_perfect();

@@ -15,9 +15,6 @@ use crate::{
 
 const MS: Duration = Duration::from_millis(1);
 
-/// What the old program says when it hands over, and what the new one says when it has taken over.
-const TOOK_OVER: &str = "took over from the program before";
-
 /// Copies an example to where a deploy would put it, by rename as a deploy has to.
 fn deploy(name: &str, change: impl FnOnce(&mut Vec<u8>), to: &str) {
     let mut program = fs::read(example(name)).unwrap();
@@ -45,14 +42,13 @@ fn rebuilt(name: &str, to: &str) {
     deploy(name, |program| program.push(0), to);
 }
 
-fn count(server: &Server, text: &str) -> usize {
-    server.output().matches(text).count()
-}
-
-fn took_over(server: &Server, times: usize) {
-    server.wait_until("the next program took over", |server| {
-        count(server, TOOK_OVER) >= times
-    });
+/// Two workers of this example, from a file of its own that may be replaced; the directory is to be kept until they have ended.
+fn deployed(name: &'static str, put: impl FnOnce(&str)) -> (TempDir, String, Server) {
+    let directory = TempDir::new();
+    let program = directory.path("app");
+    put(&program);
+    let server = Server::run(name).program(&program).workers(2).start();
+    (directory, program, server)
 }
 
 fn body(conn: &mut Conn) -> String {
@@ -62,13 +58,7 @@ fn body(conn: &mut Conn) -> String {
 
 #[test]
 fn a_deploy_reaches_workers_and_primary_and_keeps_pid_connections_and_counters() {
-    let directory = TempDir::new();
-    let program = directory.path("app");
-    build("build one", &program);
-    let server = Server::run("rolling_restart")
-        .program(&program)
-        .workers(2)
-        .start();
+    let (_directory, program, server) = deployed("rolling_restart", |to| build("build one", to));
     let addr = server.addr().split(',').next().unwrap().to_owned();
     let mut conn = Conn::open(&addr).unwrap();
     assert!(body(&mut conn).starts_with("build one"));
@@ -78,7 +68,7 @@ fn a_deploy_reaches_workers_and_primary_and_keeps_pid_connections_and_counters()
     {
         build(to, &program);
         server.signal(Signal::SIGHUP);
-        took_over(&server, n + 1);
+        server.wait_for_take_over(n + 1);
         server.wait_for_line(&format!("{to} after {from}, {} requests so far", n + 1));
         assert!(body(&mut conn).starts_with(to), "on the first connection");
         server.wait_until("the old workers have gone", |server| {
@@ -110,13 +100,7 @@ fn a_deploy_reaches_workers_and_primary_and_keeps_pid_connections_and_counters()
 
 #[test]
 fn a_crash_in_the_middle_of_a_deploy_respawns_the_right_generation() {
-    let directory = TempDir::new();
-    let program = directory.path("app");
-    build("build one", &program);
-    let server = Server::run("rolling_restart")
-        .program(&program)
-        .workers(2)
-        .start();
+    let (_directory, program, server) = deployed("rolling_restart", |to| build("build one", to));
     let addr = server.addr().split(',').next().unwrap().to_owned();
     let old = server.worker_pids();
     let every_worker_says = |texts: &[&str]| {
@@ -130,12 +114,12 @@ fn a_crash_in_the_middle_of_a_deploy_respawns_the_right_generation() {
     build("build two", &program);
     server.signal(Signal::SIGHUP);
     server.wait_until("the canary listens", |server| {
-        count(server, "worker listening") == 3
+        server.count("worker listening") == 3
     });
     // The canary is on trial; the worker of the other slot dies. The old file is not there any more, only held open.
     server.signal_to(old[1], Signal::SIGKILL);
     server.wait_until("its replacement listens", |server| {
-        count(server, "worker listening") >= 4
+        server.count("worker listening") >= 4
     });
     assert!(server.output().contains("worker listening worker=4 slot=1"));
     assert!(every_worker_says(&["build one", "build two"]));
@@ -148,7 +132,7 @@ fn a_crash_in_the_middle_of_a_deploy_respawns_the_right_generation() {
             .contains(&format!("worker started worker=3 slot=0 pid={pid}"))
     });
     server.signal_to(*first.unwrap(), Signal::SIGKILL);
-    took_over(&server, 1);
+    server.wait_for_take_over(1);
     server.wait_until("both workers are new", |_| {
         every_worker_says(&["build two"])
     });
@@ -176,7 +160,7 @@ fn upgrades_under_load_lose_nothing_and_leave_nothing() {
         });
         let old: BTreeSet<_> = server.worker_pids().into_iter().collect();
         server.signal(Signal::SIGUSR2);
-        took_over(&server, n);
+        server.wait_for_take_over(n);
         server.wait_until("the old workers have gone", |server| {
             let now: BTreeSet<_> = server.worker_pids().into_iter().collect();
             now.len() == 2 && now.is_disjoint(&old)
@@ -236,7 +220,7 @@ fn no_message_is_lost_and_none_counted_twice_over_upgrades() {
         let done = running.done();
         server.wait_until("some are answered", |_| running.done() > done + 200);
         server.signal(Signal::SIGUSR2);
-        took_over(&server, n);
+        server.wait_for_take_over(n);
     }
     let tally = running.stop();
     tally.must("all were answered", tally.failed() == 0);
@@ -280,13 +264,7 @@ fn broken(path: &str) -> Broken<'_> {
 
 #[test]
 fn l18_a_program_that_cannot_even_be_started_changes_nothing() {
-    let directory = TempDir::new();
-    let program = directory.path("app");
-    rebuilt("playground", &program);
-    let server = Server::run("playground")
-        .program(&program)
-        .workers(2)
-        .start();
+    let (_directory, program, server) = deployed("playground", |to| rebuilt("playground", to));
     let running = Load::new(server.addr())
         .mode(Mode::KeepAlive { think: 2 * MS })
         .clients(4)
@@ -300,7 +278,7 @@ fn l18_a_program_that_cannot_even_be_started_changes_nothing() {
             Signal::SIGUSR2
         });
         server.wait_until(&format!("abandoned: {what}"), |server| {
-            count(server, "restart abandoned") > n
+            server.count("restart abandoned") > n
         });
         server.wait_until("only the old workers are there", |server| {
             server.worker_pids() == workers
@@ -309,7 +287,7 @@ fn l18_a_program_that_cannot_even_be_started_changes_nothing() {
     // What is mended comes up, and the primary follows.
     rebuilt("playground", &program);
     server.signal(Signal::SIGHUP);
-    took_over(&server, 1);
+    server.wait_for_take_over(1);
     let tally = running.stop();
     tally.must_be_perfect();
     tally.must(
@@ -349,7 +327,7 @@ fn an_execution_that_fails_leaves_the_old_primary_as_it_was() {
     deploy("playground", |program| program.extend([0; 2]), &program);
     server.signal(Signal::SIGHUP);
     server.wait_until("the new worker is there", |server| {
-        count(server, "worker listening") == 2
+        server.count("worker listening") == 2
     });
     // The new worker is on trial still: what it runs can be executed no more when its turn comes.
     fs::set_permissions(&program, fs::Permissions::from_mode(0o644)).unwrap();
@@ -363,7 +341,7 @@ fn an_execution_that_fails_leaves_the_old_primary_as_it_was() {
     body(&mut conn);
     fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
     server.signal(Signal::SIGHUP);
-    took_over(&server, 1);
+    server.wait_for_take_over(1);
     body(&mut conn);
     assert_eq!(
         surroundings(server.pid())[0],
@@ -374,13 +352,7 @@ fn an_execution_that_fails_leaves_the_old_primary_as_it_was() {
 
 #[test]
 fn a_canary_killed_at_any_point_changes_nothing() {
-    let directory = TempDir::new();
-    let program = directory.path("app");
-    rebuilt("playground", &program);
-    let server = Server::run("playground")
-        .program(&program)
-        .workers(2)
-        .start();
+    let (_directory, program, server) = deployed("playground", |to| rebuilt("playground", to));
     let running = Load::new(server.addr())
         .mode(Mode::KeepAlive { think: MS })
         .clients(4)
@@ -401,7 +373,7 @@ fn a_canary_killed_at_any_point_changes_nothing() {
         std::thread::sleep(Duration::from_micros(n * n * 2_000));
         server.signal_to(canary.unwrap(), Signal::SIGKILL);
         server.wait_until("the restart is abandoned", |server| {
-            count(server, "restart abandoned") == usize::try_from(n).unwrap() + 1
+            server.count("restart abandoned") == usize::try_from(n).unwrap() + 1
         });
         let now: BTreeSet<_> = server.worker_pids().into_iter().collect();
         assert_eq!(now, workers, "{}", server.output());
@@ -435,14 +407,14 @@ fn addresses_may_come_and_go_with_an_upgrade() {
     // One more.
     fs::write(&addresses, format!("unix:{unix},127.0.0.1:0,unix:{other}")).unwrap();
     server.signal(Signal::SIGUSR2);
-    took_over(&server, 1);
+    server.wait_for_take_over(1);
     server.wait_until("it answers there", |_| {
         Conn::open(&format!("unix:{other}")).is_ok_and(|mut conn| body(&mut conn) == "hello world")
     });
     // One fewer; its connections are served on.
     fs::write(&addresses, format!("unix:{unix},unix:{other}")).unwrap();
     server.signal(Signal::SIGUSR2);
-    took_over(&server, 2);
+    server.wait_for_take_over(2);
     server.wait_until("nobody listens there", |_| Conn::open(&tcp).is_err());
     let done: Vec<_> = running.iter().map(crate::client::Running::done).collect();
     server.wait_until("all are answered on", |_| {

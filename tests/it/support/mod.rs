@@ -16,6 +16,9 @@ use std::time::{Duration, Instant};
 /// The longest that anything is waited for.
 pub const DEADLINE: Duration = Duration::from_secs(20);
 
+/// What the new program of an upgrade says.
+pub const TOOK_OVER: &str = "took over from the program before";
+
 /// Between two looks at a condition.
 const PAUSE: Duration = Duration::from_millis(5);
 
@@ -61,4 +64,10 @@ pub fn unique() -> String {
     use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
     static COUNT: AtomicU32 = AtomicU32::new(0);
     format!("{}-{}", std::process::id(), COUNT.fetch_add(1, Relaxed))
+}
+
+/// Runs a future on a runtime of one thread, as the examples do.
+pub fn block_on<T>(future: impl Future<Output = T>) -> T {
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    runtime.enable_all().build().unwrap().block_on(future)
 }

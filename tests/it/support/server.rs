@@ -172,6 +172,28 @@ impl Server {
             .collect()
     }
 
+    /// How many times this text was printed so far.
+    pub fn count(&self, text: &str) -> usize {
+        self.output().matches(text).count()
+    }
+
+    /// The number behind this beginning of a line, in the nth such line (from 0).
+    pub fn number_after(&self, beginning: &str, nth: usize) -> u32 {
+        self.wait_until(&format!("line {nth} with {beginning:?}"), |server| {
+            server.lines(beginning).len() > nth
+        });
+        self.lines(beginning)[nth][beginning.len()..]
+            .parse()
+            .unwrap()
+    }
+
+    /// Waits until so many next programs have taken over since the start.
+    pub fn wait_for_take_over(&self, times: usize) {
+        self.wait_until("the next program took over", |server| {
+            server.count(super::TOOK_OVER) >= times
+        });
+    }
+
     pub fn is_running(&self) -> bool {
         self.try_wait().is_none()
     }

@@ -28,6 +28,7 @@
 #![allow(clippy::print_stdout, reason = "printing is what this program is for")]
 
 mod app;
+mod bare;
 mod boot;
 mod canned;
 mod chart;

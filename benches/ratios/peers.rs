@@ -16,7 +16,7 @@ use rustix::process::{Signal, set_parent_process_death_signal};
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 
-use crate::{Result, app, canned, idle, recipes};
+use crate::{Result, app, bare, canned, idle, recipes};
 
 /// What makes this binary a peer.
 pub(crate) const ARGUMENT: &str = "--peer";
@@ -40,6 +40,8 @@ pub(crate) fn run(arguments: &[OsString]) -> Result<()> {
         Some("cluster-many-routes") => cluster(&["127.0.0.1:0"], |server| server, app::many()),
         Some("cluster-notices") => cluster(&["127.0.0.1:0"], noticed, app::few()),
         Some("epoll") => canned::serve(),
+        Some("bare") => bare::serve(),
+        Some(bare::WORKER) => bare::work(),
         _ => Err(format!("no such peer: {}", name.display()).into()),
     }
 }

@@ -166,7 +166,8 @@ fn actix() -> Option<PathBuf> {
         .then(|| target.join("release/actix-peer"))
 }
 
-/// The folder with the examples. They are built if so wished, optimised as this binary is.
+/// The folder with the examples. They are built if so wished, optimised as this binary is: with its profile, whose folder is called
+/// `release` too.
 fn examples(build: bool) -> Result<PathBuf> {
     let executable = std::env::current_exe()?;
     let profile = executable
@@ -183,7 +184,7 @@ fn examples(build: bool) -> Result<PathBuf> {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut cargo = Command::new(env!("CARGO"));
     cargo
-        .args(["build", "--release", "--target-dir"])
+        .args(["build", "--profile", "bench", "--target-dir"])
         .arg(target)
         .current_dir(manifest);
     for example in EXAMPLES {

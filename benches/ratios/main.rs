@@ -21,6 +21,7 @@
 //!   (`canned`) a bare epoll loop; `installed`: those of the bench `peers`; actix-web is a package of its own, `benches/actix`
 //! - `load`: the client; `response`: what counts as an answer; `probe`: when does a server answer?
 //! - `idle`: who holds idle connections
+//! - `hand_over`: what a connection costs the primary; `open`: a hundred thousand of them
 //! - `syscalls`: the budget of system calls
 //! - `boot`, `memory`: the two measurements that are not about requests
 //! - `procfs`, `table`, `report`, `chart`: reading numbers, printing and drawing them
@@ -32,12 +33,14 @@ mod boot;
 mod canned;
 mod chart;
 mod exchange;
+mod hand_over;
 mod idle;
 #[allow(dead_code, reason = "the other bench's own: it uses more of it")]
 #[path = "../peers/servers.rs"]
 mod installed;
 mod load;
 mod memory;
+mod open;
 mod options;
 mod output;
 mod peers;
@@ -114,6 +117,12 @@ fn measure(programs: &Programs, options: &Options) -> Result<()> {
         if options.wants(workload.key) {
             rounds::measure(&workload, programs, options, &mut report)?;
         }
+    }
+    if options.wants(hand_over::KEY) {
+        hand_over::measure(programs, options, &mut report)?;
+    }
+    if options.names(open::KEY) {
+        open::measure(programs, options, &mut report)?;
     }
     if options.wants(syscalls::KEY) {
         syscalls::measure(programs, &mut report)?;

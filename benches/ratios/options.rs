@@ -12,7 +12,8 @@ cargo bench --bench ratios -- [options]
 
   --all              every part: about a quarter of an hour
   --only PART        keep-alive, new-connection, json, body, echo, http2, routes, messages, idle, scale,
-                     syscalls, memory or boot; several with commas
+                     hand-over, syscalls, memory or boot; several with commas. And `open`, which is not
+                     among --all: a hundred thousand open connections, some minutes
   --rounds N         rounds, in each of which every server is measured once (5)
   --seconds S        length of one measurement (2)
   --connections N    connections of the client at the same time (64)
@@ -112,7 +113,12 @@ impl Options {
     }
 
     pub(crate) fn wants(&self, part: &str) -> bool {
-        self.only.is_empty() || self.only.iter().any(|only| only == part)
+        self.only.is_empty() || self.names(part)
+    }
+
+    /// Whether it was asked for by its name.
+    pub(crate) fn names(&self, part: &str) -> bool {
+        self.only.iter().any(|only| only == part)
     }
 }
 
@@ -137,6 +143,12 @@ impl fmt::Display for Options {
 }
 
 fn parts() -> impl Iterator<Item = &'static str> {
-    let others = [crate::syscalls::KEY, crate::memory::KEY, crate::boot::KEY];
+    let others = [
+        crate::hand_over::KEY,
+        crate::open::KEY,
+        crate::syscalls::KEY,
+        crate::memory::KEY,
+        crate::boot::KEY,
+    ];
     crate::workloads::KEYS.into_iter().chain(others)
 }

@@ -315,8 +315,7 @@ fn scale_at_rate() -> Workload {
     let nginx = [2, 64].map(crowd_nginx);
     let note = format!(
         "The same at a steady {RATE} connections a second, far from what the servers can: each connection wakes a worker for itself alone, \
-         with 2 workers as with 64. What is left of the ratio is due to the number of processes: their timers, and their memory in the \
-         caches."
+         with 2 workers as with 64, as the switches show. What is left of the ratio comes with the number of processes, not with lost batches."
     );
     workload(
         "scale",

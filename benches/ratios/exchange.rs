@@ -28,6 +28,8 @@ pub(crate) struct Traffic {
     pub(crate) answer: Vec<u8>,
     /// Connections that are open and have been answered once, beside those that ask.
     pub(crate) idle: usize,
+    /// Connections begun a second, whatever becomes of those before. `None`: the next one when one is answered.
+    pub(crate) rate: Option<u32>,
 }
 
 impl Traffic {
@@ -43,6 +45,7 @@ impl Traffic {
             body: Vec::new(),
             answer: answer.to_vec(),
             idle: 0,
+            rate: None,
         }
     }
 
@@ -54,12 +57,20 @@ impl Traffic {
             answer: body.clone(),
             body,
             idle: 0,
+            rate: None,
         }
     }
 
     pub(crate) fn beside_idle(self, more: usize) -> Self {
         Self {
             idle: self.idle + more,
+            ..self
+        }
+    }
+
+    pub(crate) fn at_rate(self, rate: u32) -> Self {
+        Self {
+            rate: Some(rate),
             ..self
         }
     }

@@ -30,15 +30,18 @@ impl Idle {
     /// Opens so many connections, each answered once.
     pub(crate) fn open(server: SocketAddrV4, count: usize) -> Result<Self> {
         let mut idle = Self::default();
+        // All at the same time: one alone waits most of the time.
         for first in (0..count).step_by(EACH) {
-            let mut holder = Command::new(std::env::current_exe()?)
+            let holder = Command::new(std::env::current_exe()?)
                 .args([peers::ARGUMENT, HOLD, &server.to_string()])
                 .args([first, EACH.min(count - first)].map(|number| number.to_string()))
                 .stdin(Stdio::null())
                 .stdout(Stdio::piped())
                 .spawn()?;
-            let said = holder.stdout.take();
             idle.0.push(holder);
+        }
+        for holder in &mut idle.0 {
+            let said = holder.stdout.take();
             let said = said.and_then(|said| BufReader::new(said).lines().next());
             said.ok_or("a holder of idle connections has failed")??;
         }

@@ -1,11 +1,12 @@
-//! The client: a closed loop of C connections on one thread and one epoll, with as few syscalls as it takes.
+//! The client: a closed loop of C connections, or an open one at a fixed rate, on one thread and one epoll, with as few syscalls as
+//! it takes.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use rustix::event::{Timespec, epoll};
+use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 use rustix::io::Errno;
 use socket2::{Domain, Socket, Type};
 
@@ -46,7 +47,6 @@ impl Tally {
 }
 
 /// A client, and the connections it keeps between runs.
-#[derive(Debug)]
 pub(crate) struct Load {
     epoll: OwnedFd,
     server: SocketAddrV4,
@@ -57,6 +57,9 @@ pub(crate) struct Load {
     idle: Idle,
     buffer: Box<[u8]>,
     opened: usize,
+    /// Slots that have nothing under way any more, and were not looked at yet.
+    ended: usize,
+    events: Vec<epoll::Event>,
 }
 
 impl Load {
@@ -71,6 +74,8 @@ impl Load {
             idle: Idle::default(),
             buffer: vec![0; BUFFER].into(),
             opened: 0,
+            ended: 0,
+            events: Vec::with_capacity(connections),
         };
         load.idle = Idle::open(server, load.traffic.idle)?;
         Ok(load)
@@ -80,48 +85,120 @@ impl Load {
     pub(crate) fn run(&mut self, duration: Duration) -> Result<Tally> {
         let mut tally = Tally::default();
         let started = Instant::now();
-        let until = started + duration;
-        let mut busy = 0;
-        for slot in 0..self.slots.len() {
-            busy += usize::from(self.begin(slot, &mut tally));
-        }
-        let mut events = Vec::with_capacity(self.slots.len());
-        while busy > 0 {
-            events.clear();
-            match epoll::wait(
-                &self.epoll,
-                rustix::buffer::spare_capacity(&mut events),
-                Some(&PATIENCE),
-            ) {
-                Ok(0) => {
-                    tally.fail(format!(
-                        "{busy} requests without an answer for {} s",
-                        PATIENCE.tv_sec
-                    ));
-                    self.slots.fill_with(|| None);
-                    break;
-                }
-                Ok(_) | Err(Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
-            }
-            let goes_on = Instant::now() < until;
-            for event in &events {
-                let slot = event.data.u64() as usize;
-                match self.advance(slot) {
-                    Ok(None) => continue,
-                    Ok(Some(answered)) => tally.answered += answered,
-                    Err(failure) => {
-                        self.slots[slot] = None;
-                        tally.fail(failure);
-                    }
-                }
-                if !(goes_on && self.begin(slot, &mut tally)) {
-                    busy -= 1;
-                }
-            }
+        match self.traffic.rate {
+            None => self.one_after_the_other(started + duration, &mut tally)?,
+            Some(rate) => self.at_rate(rate, started, duration, &mut tally)?,
         }
         tally.wall = started.elapsed();
         Ok(tally)
+    }
+
+    /// A closed loop: each connection's next request when its last one is answered.
+    fn one_after_the_other(&mut self, until: Instant, tally: &mut Tally) -> Result<()> {
+        let mut busy = 0;
+        for slot in 0..self.slots.len() {
+            busy += usize::from(self.begin(slot, tally));
+        }
+        while busy > 0 {
+            match self.turn(&PATIENCE, Some(until), tally)? {
+                0 => {
+                    self.give_up(busy, tally);
+                    break;
+                }
+                _ => busy -= std::mem::take(&mut self.ended),
+            }
+        }
+        Ok(())
+    }
+
+    /// An open loop: connections are begun when they are due, on as many slots as it takes.
+    fn at_rate(
+        &mut self,
+        rate: u32,
+        started: Instant,
+        duration: Duration,
+        tally: &mut Tally,
+    ) -> Result<()> {
+        let (every, until) = (Duration::from_secs(1) / rate, started + duration);
+        let (mut due, mut busy) = (started, 0);
+        loop {
+            let now = Instant::now();
+            while due < until && due <= now {
+                let slot = self.free_slot();
+                busy += usize::from(self.begin(slot, tally));
+                due += every;
+            }
+            if due >= until && busy == 0 {
+                return Ok(());
+            }
+            let wait = match due.checked_duration_since(now) {
+                Some(wait) if due < until => Timespec::try_from(wait)?,
+                _ => PATIENCE,
+            };
+            // `epoll_wait` knows milliseconds only.
+            let mut ready = [PollFd::new(&self.epoll, PollFlags::IN)];
+            match poll(&mut ready, Some(&wait)) {
+                Ok(0) if due >= until => {
+                    self.give_up(busy, tally);
+                    return Ok(());
+                }
+                Ok(0) | Err(Errno::INTR) => {}
+                Ok(_) => {
+                    self.turn(&NOTHING, None, tally)?;
+                    busy -= std::mem::take(&mut self.ended);
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Waits so long, goes on with what is ready, and says how many that were. Until the time given, a slot that has its answer asks
+    /// again; the others are counted as ended.
+    fn turn(
+        &mut self,
+        wait: &Timespec,
+        again_until: Option<Instant>,
+        tally: &mut Tally,
+    ) -> Result<usize> {
+        let mut events = std::mem::take(&mut self.events);
+        events.clear();
+        let buffer = rustix::buffer::spare_capacity(&mut events);
+        let ready = match epoll::wait(&self.epoll, buffer, Some(wait)) {
+            Ok(ready) => ready,
+            Err(Errno::INTR) => 1, // as if: it has not waited in vain
+            Err(error) => return Err(error.into()),
+        };
+        let again = again_until.is_some_and(|until| Instant::now() < until);
+        for event in &events {
+            let slot = event.data.u64() as usize;
+            match self.advance(slot) {
+                Ok(None) => continue,
+                Ok(Some(answered)) => tally.answered += answered,
+                Err(failure) => {
+                    self.slots[slot] = None;
+                    tally.fail(failure);
+                }
+            }
+            if !(again && self.begin(slot, tally)) {
+                self.ended += 1;
+            }
+        }
+        self.events = events;
+        Ok(ready)
+    }
+
+    fn give_up(&mut self, busy: usize, tally: &mut Tally) {
+        let seconds = PATIENCE.tv_sec;
+        tally.fail(format!("{busy} requests without an answer for {seconds} s"));
+        self.slots.fill_with(|| None);
+    }
+
+    fn free_slot(&mut self) -> usize {
+        let free = self.slots.iter().position(Option::is_none);
+        free.unwrap_or_else(|| {
+            self.slots.push(None);
+            self.slots.len() - 1
+        })
     }
 
     /// Sends a request, on a new connection if need be. False: it failed.
@@ -251,5 +328,9 @@ const BUFFER: usize = 128 * 1024;
 const SOURCES: usize = 8;
 const PATIENCE: Timespec = Timespec {
     tv_sec: 5,
+    tv_nsec: 0,
+};
+const NOTHING: Timespec = Timespec {
+    tv_sec: 0,
     tv_nsec: 0,
 };

@@ -1,7 +1,7 @@
 //! What a request costs here, beside its peers, as ratios in one run.
 //!
 //! ```sh
-//! cargo bench --bench ratios -- --all                           # everything, about a quarter of an hour
+//! cargo bench --bench ratios -- --all                           # everything, about twenty minutes
 //! cargo bench --bench ratios -- --only new-connection --rounds 9
 //! ```
 //!
@@ -21,6 +21,7 @@
 //!   (`canned`) a bare epoll loop; `installed`: those of the bench `peers`; actix-web is a package of its own, `benches/actix`
 //! - `load`: the client; `response`: what counts as an answer; `probe`: when does a server answer?
 //! - `idle`: who holds idle connections
+//! - `hand_over`: what a connection costs the primary; `open`: a hundred thousand of them
 //! - `syscalls`: the budget of system calls
 //! - `boot`, `memory`: the two measurements that are not about requests
 //! - `procfs`, `table`, `report`, `chart`: reading numbers, printing and drawing them
@@ -33,12 +34,14 @@ mod boot;
 mod canned;
 mod chart;
 mod exchange;
+mod hand_over;
 mod idle;
 #[allow(dead_code, reason = "the other bench's own: it uses more of it")]
 #[path = "../peers/servers.rs"]
 mod installed;
 mod load;
 mod memory;
+mod open;
 mod options;
 mod output;
 mod peers;
@@ -116,6 +119,12 @@ fn measure(programs: &Programs, options: &Options) -> Result<()> {
             rounds::measure(&workload, programs, options, &mut report)?;
         }
     }
+    if options.wants(hand_over::KEY) {
+        hand_over::measure(programs, options, &mut report)?;
+    }
+    if options.names(open::KEY) {
+        open::measure(programs, options, &mut report)?;
+    }
     if options.wants(syscalls::KEY) {
         syscalls::measure(programs, &mut report)?;
     }
@@ -167,7 +176,8 @@ fn actix() -> Option<PathBuf> {
         .then(|| target.join("release/actix-peer"))
 }
 
-/// The folder with the examples. They are built if so wished, optimised as this binary is.
+/// The folder with the examples. They are built if so wished, optimised as this binary is: with its profile, whose folder is called
+/// `release` too.
 fn examples(build: bool) -> Result<PathBuf> {
     let executable = std::env::current_exe()?;
     let profile = executable
@@ -184,7 +194,7 @@ fn examples(build: bool) -> Result<PathBuf> {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut cargo = Command::new(env!("CARGO"));
     cargo
-        .args(["build", "--release", "--target-dir"])
+        .args(["build", "--profile", "bench", "--target-dir"])
         .arg(target)
         .current_dir(manifest);
     for example in EXAMPLES {

@@ -10,9 +10,10 @@ use crate::Result;
 pub(crate) const USAGE: &str = "\
 cargo bench --bench ratios -- [options]
 
-  --all              every part: about a quarter of an hour
+  --all              every part: about twenty minutes
   --only PART        keep-alive, new-connection, json, body, echo, http2, routes, messages, idle, scale,
-                     syscalls, memory or boot; several with commas
+                     hand-over, syscalls, memory or boot; several with commas. And `open`, which --all
+                     has not unless it is named too: a hundred thousand open connections, some minutes
   --rounds N         rounds, in each of which every server is measured once (5)
   --seconds S        length of one measurement (2)
   --connections N    connections of the client at the same time (64)
@@ -37,6 +38,7 @@ pub(crate) struct Options {
     pub(crate) server: Option<PathBuf>,
     pub(crate) other: Option<PathBuf>,
     pub(crate) servers: Vec<String>,
+    all: bool,
     only: Vec<String>,
 }
 
@@ -54,6 +56,7 @@ impl Options {
             server: None,
             other: None,
             servers: Vec::new(),
+            all: false,
             only: Vec::new(),
         };
         if arguments.is_empty() {
@@ -76,7 +79,7 @@ impl Options {
                     options.measurement = Duration::try_from_secs_f64(value()?.parse()?)?
                 }
                 "--connections" => options.connections = value()?.parse()?,
-                "--all" => {}
+                "--all" => options.all = true,
                 "--idle" => options.idle = value()?.parse()?,
                 "--installed" => options.installed = Some(std::path::absolute(value()?)?),
                 "--publish" => options.publish = Some(std::path::absolute(value()?)?),
@@ -112,7 +115,12 @@ impl Options {
     }
 
     pub(crate) fn wants(&self, part: &str) -> bool {
-        self.only.is_empty() || self.only.iter().any(|only| only == part)
+        self.all || self.only.is_empty() || self.names(part)
+    }
+
+    /// Whether it was asked for by its name.
+    pub(crate) fn names(&self, part: &str) -> bool {
+        self.only.iter().any(|only| only == part)
     }
 }
 
@@ -126,7 +134,8 @@ impl fmt::Display for Options {
         let seconds = self.measurement.as_secs_f64();
         write!(
             f,
-            "{rounds} rounds of {seconds} s a server, {connections} connections, one client thread, all on loopback"
+            "{rounds} rounds of {seconds} s a server, {connections} connections, one client thread, all on loopback; Rust servers built with \
+             fat LTO and one codegen unit"
         )?;
         match &self.server {
             Some(path) => write!(f, ", {} in place of hello", path.display()),
@@ -136,6 +145,12 @@ impl fmt::Display for Options {
 }
 
 fn parts() -> impl Iterator<Item = &'static str> {
-    let others = [crate::syscalls::KEY, crate::memory::KEY, crate::boot::KEY];
+    let others = [
+        crate::hand_over::KEY,
+        crate::open::KEY,
+        crate::syscalls::KEY,
+        crate::memory::KEY,
+        crate::boot::KEY,
+    ];
     crate::workloads::KEYS.into_iter().chain(others)
 }

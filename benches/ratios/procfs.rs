@@ -35,9 +35,16 @@ fn tasks(pid: i32) -> io::Result<Vec<i32>> {
         .collect())
 }
 
-/// CPU time a thread has used, for all threads of some processes.
+/// What all threads of some processes have had of the cores.
 #[derive(Debug)]
-pub(crate) struct CpuTimes(HashMap<i32, u64>);
+pub(crate) struct CpuTimes(HashMap<i32, Used>);
+
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Used {
+    pub(crate) time: Duration,
+    /// How often a thread was put on a core.
+    pub(crate) switches: u64,
+}
 
 impl CpuTimes {
     /// # Errors
@@ -55,27 +62,30 @@ impl CpuTimes {
                         return Err(io::Error::new(error.kind(), format!("{path}: {error}")));
                     }
                 };
-                let nanoseconds = text
+                let mut numbers = text
                     .split_ascii_whitespace()
-                    .next()
-                    .and_then(|first| first.parse().ok());
-                times.insert(
-                    task,
-                    nanoseconds
-                        .ok_or_else(|| io::Error::other(format!("{path}: not a number first")))?,
-                );
+                    .filter_map(|number| number.parse().ok());
+                let (Some(nanoseconds), Some(_waited), Some(switches)) =
+                    (numbers.next(), numbers.next(), numbers.next())
+                else {
+                    return Err(io::Error::other(format!("{path}: not three numbers")));
+                };
+                let time = Duration::from_nanos(nanoseconds);
+                times.insert(task, Used { time, switches });
             }
         }
         Ok(Self(times))
     }
 
     /// What was used since an earlier reading. A thread that has ended in between counts as nothing.
-    pub(crate) fn since(&self, earlier: &Self) -> Duration {
-        let used = self
-            .0
-            .iter()
-            .map(|(task, now)| now.saturating_sub(earlier.0.get(task).copied().unwrap_or(0)));
-        Duration::from_nanos(used.sum())
+    pub(crate) fn since(&self, earlier: &Self) -> Used {
+        self.0.iter().fold(Used::default(), |sum, (task, now)| {
+            let before = earlier.0.get(task).copied().unwrap_or_default();
+            Used {
+                time: sum.time + now.time.saturating_sub(before.time),
+                switches: sum.switches + now.switches.saturating_sub(before.switches),
+            }
+        })
     }
 }
 
@@ -117,6 +127,11 @@ pub(crate) fn proportional_kib(pid: i32) -> io::Result<u64> {
             .ok()
     });
     value.ok_or_else(|| io::Error::other("smaps_rollup has no Pss"))
+}
+
+/// How many descriptors a process holds.
+pub(crate) fn descriptors(pid: i32) -> io::Result<usize> {
+    Ok(fs::read_dir(format!("/proc/{pid}/fd"))?.count())
 }
 
 /// When a process was started, in the kernel's ticks: with the pid, this names a process for good. `None` for a zombie too.

@@ -1,5 +1,6 @@
 //! The programs that are servers, and how to start them.
 
+use std::fs;
 use std::net::SocketAddrV4;
 use std::path::PathBuf;
 use std::process::Command;
@@ -34,6 +35,7 @@ impl Programs {
             Program::Peer(_) | Program::Cluster(_) => true,
             Program::Actix => self.actix.is_some(),
             Program::Installed(name) => self.version(name).is_some(),
+            Program::Nginx { .. } => self.version("nginx").is_some(),
             Program::Node { .. } => self.node,
         }
     }
@@ -74,7 +76,21 @@ pub(crate) struct Recipe {
     pub(crate) processes: usize,
     /// Connections that are open and idle, beside those of the workload.
     pub(crate) idle: usize,
+    /// Connections of the client at the same time, if not as many as for the others.
+    pub(crate) connections: Option<usize>,
     pub(crate) program: Program,
+}
+
+impl Recipe {
+    pub(crate) fn new(name: &'static str, processes: usize, program: Program) -> Self {
+        Self {
+            name,
+            processes,
+            idle: 0,
+            connections: None,
+            program,
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -94,6 +110,8 @@ pub(crate) enum Program {
     Actix,
     /// One of those of the bench `peers`.
     Installed(&'static str),
+    /// nginx with so many workers on one listener.
+    Nginx { workers: usize },
     /// `node_cluster.js`.
     Node {
         workers: usize,
@@ -131,6 +149,7 @@ impl Program {
                 name: "hello" | OTHER,
                 ..
             } | Self::Installed(_)
+                | Self::Nginx { .. }
         )
     }
 }
@@ -155,6 +174,7 @@ pub(crate) fn command(
         Program::Actix => vec![programs.actix.clone().ok_or("actix-web was not built")?],
         Program::Node { .. } => vec!["node".into(), script.into()],
         Program::Installed(name) => return installed(name, programs, address),
+        Program::Nginx { workers } => return nginx(*workers, programs, address),
     };
     let mut command = match guard {
         Guard::EndsWithThisProcess => {
@@ -189,7 +209,11 @@ pub(crate) fn command(
                 .env("ADDR", address.to_string())
                 .env("AXUM_CLUSTER_WORKERS", workers.to_string());
         }
-        Program::Peer(_) | Program::Cluster(_) | Program::Actix | Program::Installed(_) => {}
+        Program::Peer(_)
+        | Program::Cluster(_)
+        | Program::Actix
+        | Program::Installed(_)
+        | Program::Nginx { .. } => {}
         Program::Node {
             workers,
             policy,
@@ -210,7 +234,38 @@ pub(crate) fn command(
 fn installed(name: &str, programs: &Programs, address: SocketAddrV4) -> Result<Command> {
     let peer = PEERS.iter().find(|peer| peer.name.starts_with(name));
     let peer = peer.ok_or("no such peer")?;
-    let inner = peer.command(&programs.place(address.port()))?;
+    end_with_this_process(&peer.command(&programs.place(address.port()))?)
+}
+
+/// nginx as the bench `peers` has it, but for the number of workers and that they share a listener.
+fn nginx(workers: usize, programs: &Programs, address: SocketAddrV4) -> Result<Command> {
+    let place = programs.place(address.port());
+    // Several run at the same time.
+    let files = place.scratch.join(address.port().to_string());
+    fs::create_dir_all(&files)?;
+    let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+        .map(|what| format!("{what}_temp_path {what};\n"))
+        .concat();
+    let config = format!(
+        "daemon off;\nworker_processes {workers};\npid pid;\nerror_log error.log;
+events {{ worker_connections 4096; }}
+http {{
+access_log off;
+keepalive_timeout 75s;
+keepalive_requests 1000000;
+{temporary}server {{
+listen {address};
+location / {{ return 200 'hello world'; }}
+}}
+}}\n"
+    );
+    fs::write(files.join("nginx.conf"), config)?;
+    let mut command = place.program("nginx");
+    command.arg("-c").arg("nginx.conf").arg("-p").arg(&files);
+    end_with_this_process(&command)
+}
+
+fn end_with_this_process(inner: &Command) -> Result<Command> {
     let mut command = Command::new(std::env::current_exe()?);
     command
         .args([peers::ARGUMENT, peers::BECOME])

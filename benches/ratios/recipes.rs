@@ -11,48 +11,39 @@ pub(crate) fn hello(workers: usize) -> Recipe {
     } else {
         ROUND_ROBIN
     };
-    Recipe {
-        name,
-        processes: workers + 1,
-        idle: 0,
-        program: example("hello", workers, None),
-    }
+    Recipe::new(name, workers + 1, example("hello", workers, None))
 }
 
 pub(crate) fn hello_shared() -> Recipe {
-    Recipe {
-        name: SHARED,
-        processes: WORKERS + 1,
-        idle: 0,
-        program: example("hello", WORKERS, Some("shared")),
-    }
+    Recipe::new(
+        SHARED,
+        WORKERS + 1,
+        example("hello", WORKERS, Some("shared")),
+    )
 }
 
 pub(crate) fn other(workers: usize) -> Recipe {
-    Recipe {
-        name: "axum-cluster, the other build",
-        processes: workers + 1,
-        idle: 0,
-        program: example(OTHER, workers, None),
-    }
+    Recipe::new(
+        "axum-cluster, the other build",
+        workers + 1,
+        example(OTHER, workers, None),
+    )
 }
 
 pub(crate) fn playground() -> Recipe {
-    Recipe {
-        name: "axum-cluster (playground), 1 worker",
-        processes: 2,
-        idle: 0,
-        program: example("playground", 1, None),
-    }
+    Recipe::new(
+        "axum-cluster (playground), 1 worker",
+        2,
+        example("playground", 1, None),
+    )
 }
 
 pub(crate) fn request_count() -> Recipe {
-    Recipe {
-        name: "axum-cluster, a message a request",
-        processes: WORKERS + 1,
-        idle: 0,
-        program: example("request_count", WORKERS, None),
-    }
+    Recipe::new(
+        "axum-cluster, a message a request",
+        WORKERS + 1,
+        example("request_count", WORKERS, None),
+    )
 }
 
 fn example(name: &'static str, workers: usize, scheduling: Option<&'static str>) -> Program {
@@ -80,14 +71,37 @@ pub(crate) fn crowd(name: &'static str, workers: usize) -> Recipe {
     }
 }
 
+pub(crate) fn crowd_shared(workers: usize) -> Recipe {
+    let name = if workers == 2 {
+        "2 workers, shared"
+    } else {
+        "64 workers, shared"
+    };
+    let program = example("hello", workers, Some("shared"));
+    Recipe::new(name, workers + 1, program)
+}
+
+pub(crate) fn crowd_nginx(workers: usize) -> Recipe {
+    let name = if workers == 2 {
+        "nginx, 2 workers, one listener"
+    } else {
+        "nginx, 64 workers, one listener"
+    };
+    Recipe::new(name, workers + 1, Program::Nginx { workers })
+}
+
+pub(crate) fn crowd_node(workers: usize) -> Recipe {
+    let name = if workers == 2 {
+        NODE
+    } else {
+        "Node, round robin, 64 workers"
+    };
+    node(name, workers, "rr", "")
+}
+
 /// This crate with the same app as `axum::serve`.
 pub(crate) fn cluster() -> Recipe {
-    Recipe {
-        name: ROUND_ROBIN,
-        processes: WORKERS + 1,
-        idle: 0,
-        program: Program::Cluster("cluster"),
-    }
+    Recipe::new(ROUND_ROBIN, WORKERS + 1, Program::Cluster("cluster"))
 }
 
 pub(crate) fn cluster_many_routes() -> Recipe {
@@ -126,21 +140,11 @@ pub(crate) fn epoll() -> Recipe {
 }
 
 fn peer(name: &'static str, peer: &'static str) -> Recipe {
-    Recipe {
-        name,
-        processes: 1,
-        idle: 0,
-        program: Program::Peer(peer),
-    }
+    Recipe::new(name, 1, Program::Peer(peer))
 }
 
 pub(crate) fn actix() -> Recipe {
-    Recipe {
-        name: ACTIX,
-        processes: 1,
-        idle: 0,
-        program: Program::Actix,
-    }
+    Recipe::new(ACTIX, 1, Program::Actix)
 }
 
 pub(crate) fn nginx() -> Recipe {
@@ -156,12 +160,7 @@ pub(crate) fn gunicorn() -> Recipe {
 }
 
 fn installed(name: &'static str, program: &'static str, processes: usize) -> Recipe {
-    Recipe {
-        name,
-        processes,
-        idle: 0,
-        program: Program::Installed(program),
-    }
+    Recipe::new(name, processes, Program::Installed(program))
 }
 
 pub(crate) fn node_round_robin() -> Recipe {
@@ -185,16 +184,15 @@ pub(crate) fn node_http2() -> Recipe {
 }
 
 fn node(name: &'static str, workers: usize, policy: &'static str, switch: &'static str) -> Recipe {
-    Recipe {
+    Recipe::new(
         name,
-        processes: workers + 1,
-        idle: 0,
-        program: Program::Node {
+        workers + 1,
+        Program::Node {
             workers,
             policy,
             switch,
         },
-    }
+    )
 }
 
 pub(crate) const ONE_WORKER: &str = "axum-cluster, 1 worker";

@@ -10,7 +10,7 @@ use crate::program::{Programs, Recipe};
 use crate::report::{Figure, Report};
 use crate::server::Server;
 use crate::table::{Series, Table};
-use crate::workloads::Workload;
+use crate::workloads::{Of, Workload};
 
 /// Measures all servers of a workload in every round, and prints what was found.
 pub(crate) fn measure(
@@ -21,6 +21,7 @@ pub(crate) fn measure(
 ) -> Result<()> {
     let mut cost = vec![Series::default(); workload.servers.len()];
     let mut rate = vec![Series::default(); workload.servers.len()];
+    let mut switches = vec![Series::default(); workload.servers.len()];
     let mut others = Series::default();
     for number in 0..options.rounds {
         let round = round(number, workload, programs, options)
@@ -37,45 +38,82 @@ pub(crate) fn measure(
             );
             cost[which].push(sample.cost_us());
             rate[which].push(sample.rate());
+            switches[which].push(sample.switches_each());
         }
         others.push(round.others);
     }
-    print(workload, &cost, &rate, &others, report);
-    Ok(())
-}
-
-fn print(
-    workload: &Workload,
-    cost: &[Series],
-    rate: &[Series],
-    others: &Series,
-    report: &mut Report,
-) {
     report.say(format_args!(
         "\n## {}\n\n{}\n",
         workload.title, workload.note
     ));
-    let mut figures = Table::new([
+    print_figures(workload, &cost, &rate, &switches, report);
+    if !workload.comparisons.is_empty() {
+        print_ratios(workload, &cost, report);
+    }
+    report.say(format_args!(
+        "Other programs used {} % of the machine meanwhile.",
+        others.spread()
+    ));
+    if !workload.skipped.is_empty() {
+        report.say(format_args!(
+            "Skipped, program not there: {}.",
+            workload.skipped.join("; ")
+        ));
+    }
+    Ok(())
+}
+
+fn print_figures(
+    workload: &Workload,
+    cost: &[Series],
+    rate: &[Series],
+    switches: &[Series],
+    report: &mut Report,
+) {
+    let mut head = vec![
         "server",
         "CPU µs a request",
         "min to max",
+        "switches a request",
         "requests a second",
-    ]);
+    ];
+    if !workload.limits.is_empty() {
+        head.extend(["target", ""]);
+    }
+    let mut figures = Table::new(head);
     for (which, recipe) in workload.servers.iter().enumerate() {
-        report.figure(Figure {
-            workload: workload.key,
-            server: recipe.name,
-            cost_us: cost[which].median(),
-        });
-        figures.row([
+        if workload.of == Of::Server {
+            report.figure(Figure {
+                workload: workload.column,
+                server: recipe.name,
+                cost_us: cost[which].median(),
+            });
+        }
+        let mut row = vec![
             recipe.name.to_owned(),
             format!("{:.2}", cost[which].median()),
             format!("{:.2} to {:.2}", cost[which].min(), cost[which].max()),
+            format!("{:.2}", switches[which].median()),
             format!("{:.0}", rate[which].median()),
-        ]);
+        ];
+        let limit = workload
+            .limits
+            .iter()
+            .find(|(name, _)| *name == recipe.name);
+        if let Some((_, limit)) = limit {
+            row.extend([
+                limit.to_string(),
+                limit.verdict(cost[which].median()).to_owned(),
+            ]);
+        } else if !workload.limits.is_empty() {
+            row.extend([String::new(), String::new()]);
+        }
+        figures.row(row);
     }
     report.say(&figures);
+}
 
+fn print_ratios(workload: &Workload, cost: &[Series], report: &mut Report) {
     let mut ratios = Table::new([
         "CPU a request",
         "ratio",
@@ -96,16 +134,6 @@ fn print(
         }
     }
     report.say(&ratios);
-    report.say(format_args!(
-        "Other programs used {} % of the machine meanwhile.",
-        others.spread()
-    ));
-    if !workload.skipped.is_empty() {
-        report.say(format_args!(
-            "Skipped, program not there: {}.",
-            workload.skipped.join("; ")
-        ));
-    }
 }
 
 struct Round {
@@ -118,7 +146,11 @@ struct Round {
 #[derive(Clone, Copy, Debug, Default)]
 struct Sample {
     answered: u64,
+    /// By the processes of the server that count, and by all.
     spent: Duration,
+    server: Duration,
+    /// How often a thread of those was put on a core.
+    switches: u64,
     wall: Duration,
     /// By the client.
     client: Duration,
@@ -129,6 +161,10 @@ struct Sample {
 impl Sample {
     fn cost_us(&self) -> f64 {
         self.spent.as_secs_f64() * 1e6 / self.answered as f64
+    }
+
+    fn switches_each(&self) -> f64 {
+        self.switches as f64 / self.answered as f64
     }
 
     fn rate(&self) -> f64 {
@@ -179,7 +215,7 @@ fn round(
         |part: fn(&Sample) -> Duration| samples.iter().map(part).sum::<Duration>().as_secs_f64();
     let cores = std::thread::available_parallelism().map_or(1, usize::from) as f64;
     let others =
-        sum(|sample| sample.machine) - sum(|sample| sample.spent) - sum(|sample| sample.client);
+        sum(|sample| sample.machine) - sum(|sample| sample.server) - sum(|sample| sample.client);
     Ok(Round {
         others: (100.0 * others / cores / sum(|sample| sample.wall)).max(0.0),
         samples,
@@ -202,6 +238,7 @@ struct Contender {
     server: Server,
     load: Load,
     processes: Vec<i32>,
+    of: Of,
     sample: Sample,
 }
 
@@ -216,7 +253,7 @@ impl Contender {
         let mut load = Load::new(
             server.address(),
             workload.traffic.clone().beside_idle(recipe.idle),
-            options.connections,
+            recipe.connections.unwrap_or(options.connections),
         )?;
         load.run(WARM_UP)?.without_failures()?;
         let processes = server.processes();
@@ -225,19 +262,28 @@ impl Contender {
             server,
             load,
             processes,
+            of: workload.of,
             sample: Sample::default(),
         })
     }
 
     fn turn(&mut self, length: Duration) -> Result<()> {
         std::thread::sleep(SETTLE);
-        let before = CpuTimes::read(&self.processes)?;
+        let measured = match self.of {
+            Of::Server => &*self.processes,
+            Of::Primary => &self.processes[..1],
+        };
+        let (before, all_before) = (CpuTimes::read(measured)?, CpuTimes::read(&self.processes)?);
         let (machine, client) = (procfs::machine_busy()?, procfs::own_thread()?);
         let tally = self.load.run(length)?.without_failures()?;
         self.sample.client += procfs::own_thread()? - client;
         self.sample.machine += procfs::machine_busy()?.saturating_sub(machine);
         std::thread::sleep(SETTLE);
-        self.sample.spent += CpuTimes::read(&self.processes)?.since(&before);
+        let all = CpuTimes::read(&self.processes)?.since(&all_before);
+        let used = CpuTimes::read(measured)?.since(&before);
+        self.sample.server += all.time;
+        self.sample.spent += used.time;
+        self.sample.switches += used.switches;
         self.sample.answered += tally.answered;
         self.sample.wall += tally.wall;
         Ok(())

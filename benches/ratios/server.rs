@@ -180,6 +180,7 @@ pub(crate) fn signal(pid: i32, signal: Signal) -> Result<()> {
     }
 }
 
-const BOOT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Sixty-four processes of Node take some of them.
+const BOOT_TIMEOUT: Duration = Duration::from_secs(30);
 const RETRIES: Duration = Duration::from_secs(1);
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);

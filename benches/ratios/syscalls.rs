@@ -27,11 +27,7 @@ pub(crate) const KEY: &str = "syscalls";
 
 pub(crate) fn measure(programs: &Programs, report: &mut Report) -> Result<()> {
     report.say("\n## System calls\n\nCounted with `strace -f -c`, which slows servers down and so enlarges batches.\n");
-    let has_strace = Command::new("strace")
-        .arg("--version")
-        .stdout(Stdio::null())
-        .status();
-    if !has_strace.is_ok_and(|status| status.success()) {
+    if !is_there() {
         report.say("Skipped: there is no strace on PATH.");
         return Ok(());
     }
@@ -65,10 +61,23 @@ pub(crate) fn measure(programs: &Programs, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
+pub(crate) fn is_there() -> bool {
+    Command::new("strace")
+        .arg("--version")
+        .stdout(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success())
+}
+
 /// Calls by name, and the requests that were answered meanwhile.
-fn count(recipe: &Recipe, wire: Wire, programs: &Programs) -> Result<(BTreeMap<String, u64>, u64)> {
+pub(crate) fn count(
+    recipe: &Recipe,
+    wire: Wire,
+    programs: &Programs,
+) -> Result<(BTreeMap<String, u64>, u64)> {
     let server = Server::start(recipe, programs)?;
-    let mut load = Load::new(server.address(), Traffic::hello(wire), CONNECTIONS)?;
+    let connections = recipe.connections.unwrap_or(CONNECTIONS);
+    let mut load = Load::new(server.address(), Traffic::hello(wire), connections)?;
     load.run(TIME / 4)?.without_failures()?;
     let processes = server.processes();
     let report = std::env::temp_dir().join(format!("ratios-{}.strace", std::process::id()));

@@ -89,11 +89,12 @@ pub(crate) enum Target {
 }
 
 impl Target {
-    fn met(self, ratio: f64) -> bool {
-        match self {
-            Self::AtMost(limit) => ratio <= limit,
-            Self::AtLeast(limit) => ratio >= limit,
-        }
+    pub(crate) fn verdict(self, figure: f64) -> &'static str {
+        let met = match self {
+            Self::AtMost(limit) => figure <= limit,
+            Self::AtLeast(limit) => figure >= limit,
+        };
+        if met { "met" } else { "**missed**" }
     }
 }
 
@@ -127,13 +128,9 @@ impl Table {
     /// A row of the table of ratios.
     pub(crate) fn ratio(&mut self, comparison: &Comparison, ratios: &Series) {
         let median = ratios.median();
-        let met = comparison.target.map_or("", |target| {
-            if target.met(median) {
-                "met"
-            } else {
-                "**missed**"
-            }
-        });
+        let met = comparison
+            .target
+            .map_or("", |target| target.verdict(median));
         let target = comparison.target.map(|target| target.to_string());
         self.row([
             format!("{} / {}", comparison.of, comparison.against),

@@ -6,8 +6,9 @@ use crate::options::Options;
 use crate::program::{Programs, Recipe};
 use crate::recipes::{
     actix, axum_current, axum_http2, axum_many_routes, axum_multi, cluster, cluster_many_routes,
-    cluster_notices, crowd, epoll, four_listeners, granian, gunicorn, hello, hello_shared, nginx,
-    node_http2, node_notify, node_round_robin, node_shared, other, request_count,
+    cluster_notices, crowd, crowd_nginx, crowd_node, crowd_shared, epoll, four_listeners, granian,
+    gunicorn, hello, hello_shared, nginx, node_http2, node_notify, node_round_robin, node_shared,
+    other, request_count,
 };
 use crate::table::{Comparison, Target};
 
@@ -28,18 +29,32 @@ pub(crate) const KEYS: [&str; 10] = [
 #[derive(Debug)]
 pub(crate) struct Workload {
     pub(crate) key: &'static str,
+    /// In the overview, where a part has several.
+    pub(crate) column: &'static str,
     pub(crate) title: &'static str,
     pub(crate) note: String,
     pub(crate) traffic: Traffic,
     pub(crate) servers: Vec<Recipe>,
     pub(crate) comparisons: Vec<Comparison>,
+    /// Whose CPU time is the cost.
+    pub(crate) of: Of,
+    /// What the cost itself should be, by the name of the server.
+    pub(crate) limits: Vec<(&'static str, Target)>,
     /// Servers whose program is not there.
     pub(crate) skipped: Vec<&'static str>,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Of {
+    /// All processes.
+    Server,
+    /// The first one.
+    Primary,
+}
+
 /// Every workload, without the servers whose program is not there.
 pub(crate) fn all(programs: &Programs, options: &Options) -> Vec<Workload> {
-    let mut all = vec![
+    let all = [
         keep_alive(),
         new_connection(),
         json(),
@@ -50,42 +65,74 @@ pub(crate) fn all(programs: &Programs, options: &Options) -> Vec<Workload> {
         messages(),
         idle(options.idle),
         scale(options.idle),
+        scale_at_rate(),
+        scale_keep_alive(),
     ];
-    let only = &options.servers;
-    for workload in &mut all {
-        let named = |recipe: &Recipe| only.iter().any(|text| recipe.name.contains(text.as_str()));
-        if !only.is_empty() {
-            workload.servers.retain(named);
-        }
-        let (there, missing): (Vec<_>, Vec<_>) = std::mem::take(&mut workload.servers)
-            .into_iter()
-            .partition(|recipe| programs.has(&recipe.program));
-        workload.servers = there;
-        workload.skipped = missing.iter().map(|recipe| recipe.name).collect();
-    }
-    all
+    all.map(|workload| workload.of_what_is_there(programs, options))
+        .into()
 }
 
-fn workload(key: &'static str, title: &'static str, note: &str, traffic: Traffic) -> Workload {
+pub(crate) fn workload(
+    key: &'static str,
+    title: &'static str,
+    note: &str,
+    traffic: Traffic,
+) -> Workload {
     Workload {
         key,
+        column: key,
         title,
         note: note.to_owned(),
         traffic,
         servers: Vec::new(),
         comparisons: Vec::new(),
+        of: Of::Server,
+        limits: Vec::new(),
         skipped: Vec::new(),
     }
 }
 
 impl Workload {
-    fn servers(mut self, servers: impl IntoIterator<Item = Recipe>) -> Self {
+    /// Without the servers whose program is not there, and those that nobody asked for.
+    pub(crate) fn of_what_is_there(mut self, programs: &Programs, options: &Options) -> Self {
+        let only = &options.servers;
+        let named = |recipe: &Recipe| only.iter().any(|text| recipe.name.contains(text.as_str()));
+        if !only.is_empty() {
+            self.servers.retain(named);
+        }
+        let (there, missing): (Vec<_>, Vec<_>) = std::mem::take(&mut self.servers)
+            .into_iter()
+            .partition(|recipe| programs.has(&recipe.program));
+        self.servers = there;
+        self.skipped = missing.iter().map(|recipe| recipe.name).collect();
+        self
+    }
+
+    pub(crate) fn column(self, column: &'static str) -> Self {
+        Self { column, ..self }
+    }
+
+    /// The cost is that of the primary alone.
+    pub(crate) fn of_the_primary(self) -> Self {
+        Self {
+            of: Of::Primary,
+            ..self
+        }
+    }
+
+    /// Says what the cost of a server should be.
+    pub(crate) fn limit(mut self, of: &Recipe, target: Target) -> Self {
+        self.limits.push((of.name, target));
+        self
+    }
+
+    pub(crate) fn servers(mut self, servers: impl IntoIterator<Item = Recipe>) -> Self {
         self.servers.extend(servers);
         self
     }
 
     /// Shows the cost of the one as a multiple of the other's.
-    fn ratio(mut self, of: &Recipe, against: &Recipe, target: Option<Target>) -> Self {
+    pub(crate) fn ratio(mut self, of: &Recipe, against: &Recipe, target: Option<Target>) -> Self {
         self.comparisons.push(Comparison {
             of: of.name,
             against: against.name,
@@ -235,9 +282,13 @@ fn scale(connections: usize) -> Workload {
         ..crowd("2 workers, idle connections too", 2)
     };
     let listeners = four_listeners();
+    let shared = [2, 64].map(crowd_shared);
+    let nginx = [2, 64].map(crowd_nginx);
+    let node = [2, 64].map(crowd_node);
     let note = format!(
-        "As above, with more workers, beside {connections} connections that were answered once and are idle, or with listeners at \
-         which nobody comes."
+        "As above, as fast as the server can, with more workers, beside {connections} connections that were answered once and are idle, or \
+         with listeners at which nobody comes. What of the ratio is due to processes, and what to lost batches, shows the next table: \
+         here 2 workers find several connections each time that they wake up, and 64 find one, which costs a change of processes each."
     );
     workload(
         "scale",
@@ -249,8 +300,61 @@ fn scale(connections: usize) -> Workload {
     .ratio(&many, &two, Some(Target::AtMost(1.1)))
     .ratio(&idle, &two, Some(Target::AtMost(1.1)))
     .ratio(&listeners, &two, Some(Target::AtMost(1.1)))
+    .ratio(&shared[1], &shared[0], None)
+    .ratio(&nginx[1], &nginx[0], None)
+    .ratio(&node[1], &node[0], None)
     .servers([two, eight, many, idle, listeners])
+    .servers(shared.into_iter().chain(nginx).chain(node))
 }
+
+/// The same where no worker finds more than one connection at a time, however few there are.
+fn scale_at_rate() -> Workload {
+    let two = crowd("2 workers", 2);
+    let many = crowd("64 workers", 64);
+    let shared = [2, 64].map(crowd_shared);
+    let nginx = [2, 64].map(crowd_nginx);
+    let note = format!(
+        "The same at a steady {RATE} connections a second, far from what the servers can: each connection wakes a worker for itself alone, \
+         with 2 workers as with 64, as the switches show. What is left of the ratio comes with the number of processes, not with lost batches."
+    );
+    workload(
+        "scale",
+        "A new connection in a crowd, at a steady rate",
+        &note,
+        Traffic::hello(Wire::NewConnection).at_rate(RATE),
+    )
+    .column("scale, steady")
+    .ratio(&many, &two, None)
+    .ratio(&shared[1], &shared[0], None)
+    .ratio(&nginx[1], &nginx[0], None)
+    .servers([two, many])
+    .servers(shared.into_iter().chain(nginx))
+}
+
+/// What workers cost that have nothing to do.
+fn scale_keep_alive() -> Workload {
+    let on_two_connections = |name, workers| Recipe {
+        connections: Some(2),
+        ..crowd(name, workers)
+    };
+    let two = on_two_connections("2 workers, 2 connections", 2);
+    let idle = on_two_connections("64 workers, 2 connections", 64);
+    let (busy, many) = (crowd("2 workers", 2), crowd("64 workers", 64));
+    workload(
+        "scale",
+        "A request in a crowd",
+        "Keep-alive GET. With 2 connections all but 2 workers are idle; with all connections each of 64 workers has some, and finds one request \
+         when it wakes up, where each of 2 finds several.",
+        Traffic::hello(Wire::KeepAlive),
+    )
+    .column("scale, keep-alive")
+    .ratio(&idle, &two, Some(Target::AtMost(1.1)))
+    .ratio(&many, &busy, None)
+    .servers([two, idle, busy, many])
+}
+
+/// Connections a second.
+const RATE: u32 = 2000;
 
 /// Whose system calls are counted.
 pub(crate) fn counted() -> Vec<Recipe> {

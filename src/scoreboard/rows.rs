@@ -362,4 +362,35 @@ mod tests {
         let fd = rustix::fs::memfd_create("x", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
         assert!(Row::open(fd.as_fd()).is_err());
     }
+
+    /// All that is done for one request on a row, with the two looks at the clock and without:
+    /// `cargo test --release --lib a_count_costs -- --ignored --nocapture`.
+    #[test]
+    #[ignore = "a measurement"]
+    #[allow(clippy::print_stdout, reason = "its result")]
+    fn what_a_count_costs() {
+        use std::{hint::black_box, time::Instant};
+
+        const REQUESTS: u32 = 5_000_000;
+        let (row, _fd) = Row::create().unwrap();
+        let count = |elapsed: &dyn Fn(Instant) -> Duration, now: &dyn Fn() -> Instant| {
+            let begun = Instant::now();
+            for _ in 0..REQUESTS {
+                let row = black_box(&row);
+                let began = now();
+                row.called();
+                row.began();
+                row.answered(black_box(200), elapsed(began));
+                row.ended(1);
+            }
+            begun.elapsed() / REQUESTS
+        };
+        let fixed = Instant::now();
+        for _ in 0..5 {
+            let alone = count(&|_| black_box(Duration::from_micros(100)), &|| fixed);
+            let timed = count(&|began| began.elapsed(), &Instant::now);
+            println!("a request counted: {alone:?}; counted and timed: {timed:?}");
+        }
+        assert_eq!(row.read().requests, u64::from(REQUESTS) * 10);
+    }
 }

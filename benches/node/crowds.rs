@@ -70,7 +70,7 @@ pub(crate) fn full(whose: Whose, options: &Options) -> Result<Figure> {
     let used = CpuTimes::read(&processes)?.since(&before);
     kept.clear();
     let answered = waits.join().is_ok_and(|answer| answer.is_ok());
-    let share = 100.0 * used.as_secs_f64() / time.as_secs_f64();
+    let share = 100.0 * used.time.as_secs_f64() / time.as_secs_f64();
     let end = if answered { "" } else { "; never answered" };
     let bad = if answered { share } else { f64::INFINITY };
     Ok(Figure::new(bad, format!("{share:.1} % of a core{end}")))

@@ -54,7 +54,7 @@ pub(crate) fn notices(whose: Whose, options: &Options) -> Result<Figure> {
     std::thread::sleep(Duration::from_millis(200));
     server.order("notices")?;
     let arrived: u64 = server.wait_for("notices ", SOON)?.parse()?;
-    let each = used.as_secs_f64() * 1e6 / tally.ok() as f64;
+    let each = used.time.as_secs_f64() * 1e6 / tally.ok() as f64;
     let lost = tally.ok().abs_diff(arrived);
     let bad = if lost == 0 { each } else { f64::INFINITY };
     Ok(Figure::new(

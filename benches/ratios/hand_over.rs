@@ -3,7 +3,7 @@
 use crate::exchange::{Traffic, Wire};
 use crate::options::Options;
 use crate::program::{Programs, Recipe};
-use crate::recipes::{crowd, node_round_robin};
+use crate::recipes::{bare, crowd, node_round_robin};
 use crate::report::Report;
 use crate::table::Target;
 use crate::workloads::{Workload, workload};
@@ -33,26 +33,34 @@ pub(crate) fn measure(programs: &Programs, options: &Options, report: &mut Repor
 
 fn hand_over() -> Workload {
     let (many, one, crowded) = (at_once(), one_at_a_time(), crowd("64 workers", 64));
-    let node = node_round_robin();
-    let node_one = Recipe {
+    let alone = |name, recipe| Recipe {
+        name,
         connections: Some(1),
-        ..node_round_robin()
+        ..recipe
     };
-    let node_one = Recipe {
-        name: "Node, round robin, 2 workers, one connection at a time",
-        ..node_one
-    };
+    let (bare, node) = (bare(), node_round_robin());
+    let bare_one = alone(
+        "bare hand-over, 2 workers, one connection at a time",
+        bare.clone(),
+    );
+    let node_one = alone(
+        "Node, round robin, 2 workers, one connection at a time",
+        node.clone(),
+    );
     workload(
         KEY,
         "Hand-over",
         "CPU time of the primary alone, for a new connection: accept, choose, send, close. What it finds at a time it hands over in batches: \
-         how often it was put on a core for each connection says how many those are.",
+         how often it was put on a core for each connection says how many those are. The bare one accepts, sends 64 at most and closes: it is \
+         what these system calls and being woken cost on the machine.",
         Traffic::hello(Wire::NewConnection),
     )
     .of_the_primary()
     .limit(&many, Target::AtMost(4.0))
     .limit(&one, Target::AtMost(8.0))
-    .servers([many, one, crowded, node, node_one])
+    .ratio(&many, &bare, None)
+    .ratio(&one, &bare_one, None)
+    .servers([many, one, crowded, bare, bare_one, node, node_one])
 }
 
 fn at_once() -> Recipe {

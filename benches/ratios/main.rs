@@ -18,7 +18,7 @@
 //! - `rounds`: the measurement
 //! - `program`, `server`: starts and stops a server, knows its processes; `output`: what it prints
 //! - `peers`: the servers that are this very binary, started again: `axum::serve`, this crate with the same `app`, and
-//!   (`canned`) a bare epoll loop; `installed`: those of the bench `peers`; actix-web is a package of its own, `benches/actix`
+//!   (`canned`) a bare epoll loop, or (`bare`) two behind a process that hands them connections; `installed`: those of the bench `peers`; actix-web is a package of its own, `benches/actix`
 //! - `load`: the client; `response`: what counts as an answer; `probe`: when does a server answer?
 //! - `idle`: who holds idle connections
 //! - `hand_over`: what a connection costs the primary; `open`: a hundred thousand of them

@@ -135,6 +135,15 @@ pub(crate) fn axum_current() -> Recipe {
     peer("axum::serve, current-thread", "axum-current-thread")
 }
 
+/// Hands over and does nothing else.
+pub(crate) fn bare() -> Recipe {
+    Recipe::new(
+        "bare hand-over, 2 workers",
+        WORKERS + 1,
+        Program::Peer("bare"),
+    )
+}
+
 pub(crate) fn epoll() -> Recipe {
     peer("epoll loop, canned response", "epoll")
 }

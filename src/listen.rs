@@ -28,7 +28,7 @@ use crate::{
     ipc::intake::Conn,
     reactor, sockets,
     wanted::{Options, Place, Wanted},
-    worker::{Port, Worker},
+    worker::{self, Port, Worker},
 };
 
 /// Listens on an address from wherever the program is (Node's `server.listen()` in a worker). A builder: await it.
@@ -272,9 +272,11 @@ impl Listener {
                     worker,
                     room,
                 } => {
+                    // Before the worker leaves: it is not done until this has seen that nobody waits any more.
+                    let waited_for = worker.clone().map(worker::Held::new);
                     let permit = own::place(room, worker.as_ref()).await?;
                     let (fd, peer) = own::accept(socket, worker.as_ref()).await?;
-                    (fd, peer, Held::Place(permit))
+                    (fd, peer, Held::Place(permit, waited_for))
                 }
             };
             match sockets::Stream::new(fd, peer) {

@@ -11,7 +11,10 @@ use tokio::{
     sync::OwnedSemaphorePermit,
 };
 
-use crate::{sockets, worker::Open};
+use crate::{
+    sockets,
+    worker::{self, Open},
+};
 
 /// A connection that a [`Listener`](super::Listener) accepted, TCP or unix. `TCP_NODELAY` is set.
 #[derive(Debug)]
@@ -28,8 +31,11 @@ pub(super) enum Held {
     Nothing,
     /// It was handed over by the primary.
     Open(#[expect(dead_code, reason = "held until it is dropped")] Open),
-    /// It was accepted by this process.
-    Place(#[expect(dead_code, reason = "held until it is dropped")] OwnedSemaphorePermit),
+    /// It was accepted by this process, which waits for it where it is a worker's.
+    Place(
+        #[expect(dead_code, reason = "held until it is dropped")] OwnedSemaphorePermit,
+        #[expect(dead_code, reason = "held until it is dropped")] Option<worker::Held>,
+    ),
 }
 
 impl AsyncRead for Stream {

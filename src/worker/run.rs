@@ -351,7 +351,7 @@ async fn drain(
     let finished = async {
         all_done.recv().await;
         connections.all_closed().await;
-        worker.ports().all_closed().await;
+        worker.ports().held().zero().await;
     };
     tokio::pin!(finished);
     loop {
@@ -368,7 +368,7 @@ async fn drain(
     }
     let (cut, requests) = connections.cut();
     // The program's own end with the process.
-    let cut = cut + worker.ports().count();
+    let cut = cut + worker.ports().held().get();
     tracing::warn!(worker = %worker.id(), connections = cut, requests = requests.total, "cut at the drain deadline");
     if requests.total > 0 {
         worker.outbox().order(&Frame::Cut(&encode_cuts(&requests)));

@@ -115,7 +115,7 @@ fn a_program_that_is_broken_from_the_start_ends_with_the_reason() {
     assert_eq!(status.code(), Some(1), "{output}");
     let error = output
         .lines()
-        .find(|line| line.contains("died 16 times before it was ready"))
+        .find(|line| line.contains("died 16 times in one place before it was ready"))
         .unwrap_or_else(|| panic!("{output}"));
     for part in [
         "examples/playground",

@@ -65,6 +65,7 @@ impl Dispatch {
         intake.idle_since = None;
         intake.rescued = true;
         let back = intake.back - before;
+        self.relieved.push(id);
         self.released(id, back);
         tracing::warn!(worker = %id, connections = back, "takes nothing: its connections go to other workers");
     }

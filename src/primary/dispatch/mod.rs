@@ -313,11 +313,6 @@ impl Dispatch {
         std::mem::take(&mut self.broken)
     }
 
-    /// Workers whose connections were given to others since the last time.
-    pub(super) fn take_relieved(&mut self) -> Vec<WorkerId> {
-        std::mem::take(&mut self.relieved)
-    }
-
     /// Told when there is a window to wait for, or a crowd; [`attend`] does.
     fn trouble(&self) -> Rc<Notify> {
         self.trouble.clone()

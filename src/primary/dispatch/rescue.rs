@@ -47,6 +47,11 @@ impl Dispatch {
         self.place_waiting();
     }
 
+    /// Workers whose connections were given to others since the last time.
+    pub(crate) fn take_relieved(&mut self) -> Vec<WorkerId> {
+        std::mem::take(&mut self.relieved)
+    }
+
     /// Takes back what a stuck worker has not read, if somebody else can have it.
     fn rescue(&mut self, id: WorkerId) {
         let was_blocked = self.is_blocked(id);

@@ -21,6 +21,13 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
+    /// The program gave an address to listen on twice, perhaps in two forms: `0.0.0.0` takes what `127.0.0.1` would too.
+    GivenTwice {
+        /// The address, as it was given the second time.
+        address: Address,
+        /// Where the program listens already.
+        listening: Address,
+    },
     /// A text is no address, or its host name has no address.
     Address {
         /// The address as it was given.
@@ -51,13 +58,16 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
-    /// At the first start, one place saw its worker die again and again before any worker was ever ready.
+    /// At the first start, one place saw its worker die again and again before any worker had ever listened.
+    ///
+    /// The deaths of one place are counted, not those of all: with many workers, a short want of something that all of them need does
+    /// not end the cluster the sooner.
     NeverReady {
         /// The program that was started.
         program: PathBuf,
         /// How the last of them ended; `None` when it could not even be started.
         status: Option<ExitStatus>,
-        /// How many died.
+        /// How many died in that place.
         deaths: u32,
         /// What is known of the cause.
         cause: String,
@@ -167,6 +177,9 @@ impl fmt::Display for Error {
                     _ => Ok(()),
                 }
             }
+            Self::GivenTwice { address, listening } => {
+                write!(f, "cannot listen on {address}: this program gave it twice, and listens on {listening} already; give each address once")
+            }
             Self::Address { given, .. } => write!(
                 f,
                 "`{given}` is no address to listen on; expected `host:port`, `[v6]:port` or `unix:/path`"
@@ -192,7 +205,7 @@ impl fmt::Display for Error {
                 }
             }
             Self::NeverReady { program, status, deaths, cause } => {
-                write!(f, "{} died {deaths} times before it was ready", program.display())?;
+                write!(f, "{} died {deaths} times in one place before it was ready", program.display())?;
                 if let Some(status) = status {
                     write!(f, ", the last time with {status}")?;
                 }

@@ -231,7 +231,7 @@ impl ClusteredServer {
 
     /// Starts the cluster and says what this process is in it, for programs that want the control themselves.
     ///
-    /// The primary goes on with [`Primary::wait`], which calls the hooks, or with [`Primary::events`] instead of hooks; a worker with [`Worker::serve`]. With `workers(0)` the one process is a worker.
+    /// The primary goes on with [`Primary::wait`], which calls the hooks, or with [`Primary::events`] instead of hooks; a worker with [`Worker::serve_service`], or with axum `serve`. With `workers(0)` the one process is a worker.
     ///
     /// # Errors
     ///
@@ -340,23 +340,6 @@ impl Primary {
     pub async fn wait(&self) -> Result<()> {
         match cluster::take_kept() {
             Some(Part::Primary(running)) => running.wait(None).await,
-            _ => Err(Error::AlreadyStarted),
-        }
-    }
-}
-
-impl Worker {
-    /// Serves a router in this worker, after [`ClusteredServer::start`]; completes when the worker has drained.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::AlreadyStarted`] when it serves already.
-    #[cfg(feature = "axum")]
-    pub async fn serve(&self, router: axum::Router) -> Result<()> {
-        let app = crate::service::from_router(router);
-        match cluster::take_kept() {
-            Some(Part::Worker(joined, rest)) => joined.serve(app, rest).await,
-            Some(Part::Single(single, rest)) => single.serve(app, rest, None).await,
             _ => Err(Error::AlreadyStarted),
         }
     }

@@ -198,17 +198,24 @@ impl Server {
         self.worker.leave();
         connections.leave(Leave::Close);
         let deadline = tokio::time::sleep(self.settings.drain_deadline);
+        let worker = self.worker.clone();
         let again = async {
             if !at_once {
                 self.told_again().await;
             }
         };
         let mut cuts = Cuts::default();
+        let finished = async {
+            connections.all_closed().await;
+            worker.ports().held().zero().await;
+        };
         tokio::select! {
-            () = connections.all_closed() => {}
+            () = finished => {}
             () = deadline => {
                 let cut;
                 (cut, cuts) = connections.cut();
+                // The program's own end with the process.
+                let cut = cut + worker.ports().held().get();
                 tracing::warn!(connections = cut, requests = cuts.total, "cut at the drain deadline");
                 cuts.log(self.worker.id());
             }

@@ -2,24 +2,27 @@
 
 mod sources;
 
+use http::{Request, Response};
 use tokio::sync::{mpsc, oneshot};
+use tower_service::Service;
 
 use self::sources::{asked, bind, inherit};
 use crate::{
     birth::{Birth, birth},
     cluster::{self, Claim, Primary, Role},
-    error::{Error, Result},
+    error::{BoxError, Error, Result},
+    http::RequestBody,
     listeners::Asked,
     primary::{
         self, Estate, Event, Events, Image, Origin, Setup, Shared, is_test_binary, program_path,
     },
     running::Running,
     server::{ClusteredServer, Prepare},
-    service::{AppMaker, ReadyWhen},
+    service::{AppMaker, ReadyWhen, from_service},
     settings::Settings,
     signals,
     single::Single,
-    worker::{AppSource, Joined},
+    worker::{AppSource, Joined, Worker},
 };
 
 /// What this process has to do, begun and ready to go on.
@@ -297,5 +300,65 @@ fn mind_threads(settings: &Settings) {
             cores,
             "each worker process starts this many runtime threads; `#[tokio::main(flavor = \"current_thread\")]` is enough for a worker"
         );
+    }
+}
+
+impl Worker {
+    /// Serves a router in this worker, after [`ClusteredServer::start`]; completes when the worker has drained.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::AlreadyStarted`] when it serves already.
+    #[cfg(feature = "axum")]
+    pub async fn serve(&self, router: axum::Router) -> Result<()> {
+        serve_kept(crate::service::from_router(router)).await
+    }
+
+    /// As [`ClusteredServer::serve_service`], in this worker, after [`ClusteredServer::start`]; completes when the worker has drained.
+    ///
+    /// ```no_run
+    /// use std::convert::Infallible;
+    ///
+    /// use axum_cluster::{ClusteredServer, RequestBody, Role};
+    /// use http::{Request, Response};
+    /// use tower::service_fn;
+    ///
+    /// async fn answer(_: Request<RequestBody>) -> Result<Response<String>, Infallible> {
+    ///     Ok(Response::new("hello".to_owned()))
+    /// }
+    ///
+    /// # async fn example() -> axum_cluster::Result<()> {
+    /// match ClusteredServer::bind("127.0.0.1:8000").start().await? {
+    ///     Role::Primary(primary) => primary.wait().await,
+    ///     Role::Worker(worker) => worker.serve_service(service_fn(answer)).await,
+    /// }
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::AlreadyStarted`] when it serves already.
+    pub async fn serve_service<S, ReqBody, ResBody>(&self, service: S) -> Result<()>
+    where
+        S: Service<
+                Request<ReqBody>,
+                Response = Response<ResBody>,
+                Error: Into<BoxError>,
+                Future: Send,
+            > + Clone
+            + Send
+            + 'static,
+        ReqBody: From<RequestBody> + 'static,
+        ResBody: http_body::Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
+    {
+        serve_kept(from_service(service)).await
+    }
+}
+
+async fn serve_kept(app: AppMaker) -> Result<()> {
+    match cluster::take_kept() {
+        Some(Part::Worker(joined, rest)) => joined.serve(app, rest).await,
+        Some(Part::Single(single, rest)) => single.serve(app, rest, None).await,
+        _ => Err(Error::AlreadyStarted),
     }
 }

@@ -16,7 +16,7 @@ use crate::{
     binding::Binding,
     error::Result,
     reactor, sockets,
-    worker::{Port, Worker},
+    worker::{self, Port, Worker},
 };
 
 /// A listener made by [`listen`](super::listen). Dropped, it is closed: this worker gets no more connections of it.
@@ -113,9 +113,11 @@ impl Listener {
                     worker,
                     room,
                 } => {
+                    // Before the worker leaves: it is not done until this has seen that nobody waits any more.
+                    let waited_for = worker.clone().map(worker::Held::new);
                     let permit = own::place(room, worker.as_ref()).await?;
                     let (fd, peer) = own::accept(socket, worker.as_ref()).await?;
-                    (fd, peer, Held::Place(permit))
+                    (fd, peer, Held::Place(permit, waited_for))
                 }
             };
             match sockets::Stream::new(fd, peer) {

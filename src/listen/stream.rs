@@ -15,7 +15,7 @@ use crate::{
     error::{Error, Result},
     ipc::intake::Conn,
     sockets,
-    worker::{Open, Worker},
+    worker::{self, Open, Worker},
 };
 
 /// A connection that a [`Listener`](super::Listener) accepted, TCP or unix. `TCP_NODELAY` is set.
@@ -33,8 +33,11 @@ pub(super) enum Held {
     Nothing,
     /// It was handed over by the primary.
     Open(#[expect(dead_code, reason = "held until it is dropped")] Open),
-    /// It was accepted by this process.
-    Place(#[expect(dead_code, reason = "held until it is dropped")] OwnedSemaphorePermit),
+    /// It was accepted by this process, which waits for it where it is a worker's.
+    Place(
+        #[expect(dead_code, reason = "held until it is dropped")] OwnedSemaphorePermit,
+        #[expect(dead_code, reason = "held until it is dropped")] Option<worker::Held>,
+    ),
 }
 
 impl AsyncRead for Stream {

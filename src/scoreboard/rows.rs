@@ -12,6 +12,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
 
 use super::mapping::Mapping;
 
@@ -81,19 +82,26 @@ struct Orders {
 /// One worker's page, mapped. Writes are relaxed atomic adds: no system call, no lock.
 pub(crate) struct Row {
     page: Mapping,
+    /// Told in this process of each connection that it is done with.
+    freed: Notify,
 }
 
 impl Row {
     /// A new page, and the descriptor that lets another process map it.
     pub(crate) fn create() -> io::Result<(Self, OwnedFd)> {
         let (page, fd) = Mapping::create()?;
-        Ok((Self { page }, fd))
+        Ok((Self::mapped(page), fd))
     }
 
     pub(crate) fn open(fd: BorrowedFd<'_>) -> io::Result<Self> {
-        Ok(Self {
-            page: Mapping::open(fd)?,
-        })
+        Ok(Self::mapped(Mapping::open(fd)?))
+    }
+
+    fn mapped(page: Mapping) -> Self {
+        Self {
+            page,
+            freed: Notify::new(),
+        }
     }
 
     /// `n` connections were taken out of the intake.
@@ -120,11 +128,19 @@ impl Row {
     /// A connection that was taken is closed; called after its descriptor is.
     pub(crate) fn closed(&self) {
         self.page.connections.closed.fetch_add(1, Relaxed);
+        self.freed.notify_one();
     }
 
     /// A connection was given back to the primary.
     pub(crate) fn gave_back(&self) {
         self.page.connections.given_back.fetch_add(1, Relaxed);
+        self.freed.notify_one();
+    }
+
+    /// Completes when a connection has been closed or given back in this process since the last time; for one who waits. What else is
+    /// counted of a connection may follow a little later.
+    pub(crate) async fn freed(&self) {
+        self.freed.notified().await;
     }
 
     /// A datagram of the intake lost `n` connections on its way: the kernel had no descriptors left for them.

@@ -39,6 +39,8 @@ pub(super) async fn read(
         }
         let fds = received.fds.into_iter().map(Arc::new);
         take_in(&worker, &datagram, fds, |order| match order {
+            // Only whether it is still there: it has been passed over, and the next beat may be a second away.
+            Frame::GiveBack(0) => worker.row().beat(),
             Frame::GiveBack(n) => {
                 let told = connections.give_back(n as usize);
                 tracing::debug!(worker = %worker.id(), connections = told, "gives idle connections back");

@@ -3,6 +3,7 @@
 mod apps;
 mod doors;
 mod duties;
+mod held;
 mod hub;
 mod inbox;
 mod leaving;
@@ -25,6 +26,7 @@ use serde::Serialize;
 use tokio::sync::watch as value;
 
 pub(crate) use apps::{App, AppSource, Apps, Serving, app};
+pub(crate) use held::Held;
 pub(crate) use hub::Hub;
 pub use hub::Messages;
 pub(crate) use inbox::take_in;

@@ -4,15 +4,15 @@ use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     fmt,
     os::fd::OwnedFd,
-    sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
-        atomic::{AtomicUsize, Ordering::SeqCst},
-    },
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak},
 };
 
 use tokio::sync::Notify;
 
-use super::Worker;
+use super::{
+    Worker,
+    held::{Count, Held},
+};
 use crate::{
     address::Address,
     error::{Error, Result},
@@ -34,9 +34,7 @@ pub(crate) struct Ports {
     /// The way back; none where there is one process only.
     intake: OnceLock<Arc<IntakeReceiver>>,
     state: Mutex<State>,
-    /// Connections that are not closed, queued ones too.
-    open: AtomicUsize,
-    closed: Notify,
+    held: Count,
 }
 
 #[derive(Default)]
@@ -115,22 +113,9 @@ impl Ports {
         }
     }
 
-    /// Connections of such listeners that are not closed.
-    pub(super) fn count(&self) -> usize {
-        self.open.load(SeqCst)
-    }
-
-    /// Completes when none is open.
-    pub(super) async fn all_closed(&self) {
-        loop {
-            let closed = self.closed.notified();
-            tokio::pin!(closed);
-            closed.as_mut().enable();
-            if self.count() == 0 {
-                return;
-            }
-            closed.await;
-        }
+    /// Connections of such listeners that are not closed, and of those that this process has for itself.
+    pub(crate) fn held(&self) -> &Count {
+        &self.held
     }
 
     /// The lowest number that this worker does not use for this place yet.
@@ -165,7 +150,7 @@ impl fmt::Debug for Ports {
 
 /// A connection of such a listener, until it is closed or given back.
 pub(crate) struct Open {
-    worker: Worker,
+    held: Held,
     given_back: bool,
     /// Where it counts against a limit.
     counted: Option<(u16, Arc<Queue>)>,
@@ -173,9 +158,8 @@ pub(crate) struct Open {
 
 impl Open {
     fn new(worker: Worker) -> Self {
-        worker.ports().open.fetch_add(1, SeqCst);
         Self {
-            worker,
+            held: Held::new(worker),
             given_back: false,
             counted: None,
         }
@@ -190,7 +174,8 @@ impl fmt::Debug for Open {
 
 impl Drop for Open {
     fn drop(&mut self) {
-        let row = self.worker.row();
+        let worker = self.held.worker();
+        let row = worker.row();
         if self.given_back {
             row.gave_back();
         } else {
@@ -199,11 +184,7 @@ impl Drop for Open {
         if let Some((number, queue)) = self.counted.take() {
             let mut waiting = lock(&queue.inner);
             waiting.open -= 1;
-            waiting.tell_room(&self.worker, number);
-        }
-        let ports = self.worker.ports();
-        if ports.open.fetch_sub(1, SeqCst) == 1 {
-            ports.closed.notify_waiters();
+            waiting.tell_room(worker, number);
         }
     }
 }

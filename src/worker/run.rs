@@ -37,11 +37,12 @@ use crate::{
     wanted::is_asked_for,
 };
 
-/// How often a worker that gives its connections back looks whether they are still wanted.
+/// How often a worker that gives its connections back looks whether they are still wanted, and one that is full whether it is to leave.
 const SECOND_LOOK: Duration = Duration::from_millis(100);
 
-/// How often a worker that can hold no more connections looks whether one has closed.
-const FULL_PAUSE: Duration = Duration::from_millis(10);
+/// How soon a worker that was told of a closed connection, and can hold no more all the same, looks again: another thread may not have been
+/// done with it yet. Also what is left to connections that are cut.
+const SHORT_PAUSE: Duration = Duration::from_millis(10);
 
 /// A worker that has been welcomed and does not serve yet.
 #[derive(Debug)]
@@ -304,8 +305,11 @@ async fn take_all(
         if full() {
             // What waits meanwhile stays in the intake, from where the primary takes it to a worker with room.
             row.pause(true);
+            // Of connections it is told. Of the order to leave, and of descriptors that the program closes, it is not.
+            let mut pause = SECOND_LOOK;
             while full() && !row.is_to_leave() && worker.is_connected() {
-                tokio::time::sleep(FULL_PAUSE).await;
+                let told = tokio::time::timeout(pause, row.freed()).await.is_ok();
+                pause = if told { SHORT_PAUSE } else { SECOND_LOOK };
             }
             row.pause(false);
             row.beat();
@@ -351,7 +355,7 @@ async fn drain(
     let finished = async {
         all_done.recv().await;
         connections.all_closed().await;
-        worker.ports().all_closed().await;
+        worker.ports().held().zero().await;
     };
     tokio::pin!(finished);
     loop {
@@ -368,13 +372,13 @@ async fn drain(
     }
     let (cut, requests) = connections.cut();
     // The program's own end with the process.
-    let cut = cut + worker.ports().count();
+    let cut = cut + worker.ports().held().get();
     tracing::warn!(worker = %worker.id(), connections = cut, requests = requests.total, "cut at the drain deadline");
     if requests.total > 0 {
         worker.outbox().order(&Frame::Cut(&encode_cuts(&requests)));
     }
     // They end as soon as their tasks run; one that blocks its thread is left to the exit.
-    let _ = tokio::time::timeout(FULL_PAUSE, finished).await;
+    let _ = tokio::time::timeout(SHORT_PAUSE, finished).await;
 }
 
 fn spawn(future: impl Future<Output = ()> + Send + 'static) -> AbortHandle {

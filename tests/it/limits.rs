@@ -77,6 +77,47 @@ fn must_not_spin(server: &Server, when: &str) {
     }
 }
 
+/// How often a process has gone to sleep.
+fn sleeps(pid: u32) -> u64 {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let times = threads.map(|thread| {
+        let status = fs::read_to_string(thread.unwrap().path().join("status")).unwrap_or_default();
+        let times = status
+            .lines()
+            .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+        times.map_or(0, |times| times.trim().parse().unwrap())
+    });
+    times.sum()
+}
+
+// K-9: a full worker is told when a connection closes; it does not look again and again.
+#[test]
+fn a_full_worker_rests_and_is_back_at_once() {
+    let server = Server::run("playground")
+        .workers(1)
+        .env("MAX_CONNECTIONS", 1)
+        .start();
+    let worker = server.worker_pids()[0];
+    let mut kept = Wire::to(server.addr()).unwrap();
+    kept.get("/").unwrap();
+    let before = sleeps(worker);
+    sleep(1000 * MS);
+    let slept = sleeps(worker) - before;
+    assert!(slept <= 40, "it woke {slept} times in a second");
+    for _ in 0..20 {
+        let mut next = Wire::to(server.addr()).unwrap();
+        next.send(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n").unwrap();
+        drop(std::mem::replace(&mut kept, next));
+        let closed = Instant::now();
+        kept.response().unwrap();
+        assert!(
+            closed.elapsed() <= 80 * MS,
+            "{:?} after the one before it closed",
+            closed.elapsed()
+        );
+    }
+}
+
 // short of descriptors, clients wait and none is lost.
 #[test]
 fn under_load_nothing_is_lost_with_256_descriptors() {

@@ -284,6 +284,67 @@ fn a_full_listener_of_a_workers_own_ends_with_its_worker() {
     });
     busy.send("host: test\r\n\r\n").unwrap();
     assert_eq!(busy.response().unwrap().body, "worker 1");
+    drop(kept);
+    assert_eq!(server.wait_exit().code(), Some(0));
+}
+
+// L-10, K-7: its connections are waited for like all others, and who has come is still accepted.
+#[test]
+fn a_worker_that_leaves_finishes_what_it_accepted_by_itself() {
+    let server = start(1);
+    let order = Order {
+        name: "own".into(),
+        addr: ANY.into(),
+        exclusive: true,
+        how: How::Keep,
+        max_connections: Some(2),
+        ..Order::default()
+    };
+    let addr = listen_as(&server, 1, &order);
+    let mut kept: Vec<_> = (0..2).map(|_| TcpStream::connect(&addr).unwrap()).collect();
+    for client in &mut kept {
+        client.read_exact(&mut [0; 9]).unwrap();
+    }
+    server.signal(Signal::SIGTERM);
+    server.wait_for_line("worker 1 accepts no more");
+    for client in &mut kept {
+        assert_eq!(server.worker_pids().len(), 1, "it waits for each");
+        client.write_all(b"x").unwrap();
+        client.shutdown(std::net::Shutdown::Write).unwrap();
+        let mut rest = String::new();
+        client.read_to_string(&mut rest).unwrap();
+        assert_eq!(rest, " bye");
+    }
+    assert_eq!(server.wait_exit().code(), Some(0));
+    assert!(!server.output().contains("cut at the drain deadline"));
+}
+
+// L-10: stopped while they come, the worker finds them together with the order to leave.
+#[test]
+fn who_has_come_to_a_workers_own_listener_is_served_when_it_leaves() {
+    let server = start(1);
+    let order = Order {
+        name: "own".into(),
+        addr: ANY.into(),
+        exclusive: true,
+        ..Order::default()
+    };
+    let addr = listen_as(&server, 1, &order);
+    let worker = server.worker_pids()[0];
+    server.signal_to(worker, Signal::SIGSTOP);
+    let clients: Vec<_> = (0..50)
+        .map(|_| TcpStream::connect(&addr).unwrap())
+        .collect();
+    server.signal(Signal::SIGTERM);
+    server.wait_until("it has been told to leave", |server| {
+        TcpStream::connect(server.addr()).is_err()
+    });
+    server.signal_to(worker, Signal::SIGCONT);
+    for mut client in clients {
+        let mut said = String::new();
+        client.read_to_string(&mut said).unwrap();
+        assert!(said.starts_with("worker 1"), "{said}");
+    }
     assert_eq!(server.wait_exit().code(), Some(0));
 }
 

@@ -115,7 +115,7 @@ fn a_program_that_is_broken_from_the_start_ends_with_the_reason() {
     assert_eq!(status.code(), Some(1), "{output}");
     let error = output
         .lines()
-        .find(|line| line.contains("died 16 times before it was ready"))
+        .find(|line| line.contains("died 16 times in one place before it was ready"))
         .unwrap_or_else(|| panic!("{output}"));
     for part in [
         "examples/playground",
@@ -220,4 +220,35 @@ fn a_primary_that_was_stopped_kills_nobody() {
     sleep(Duration::from_secs(1));
     assert_eq!(server.worker_pids(), before);
     assert_eq!(server.lines("exit "), [""; 0]);
+}
+
+// K-10, W-13: passed over while it stands still, it is back as soon as it gets on: not at its next heartbeat.
+#[test]
+fn a_worker_that_was_relieved_is_back_at_once() {
+    let server = Server::run("playground").workers(2).start();
+    for round in 1..=5 {
+        let mut blocked = crate::support::Conn::open(server.addr()).unwrap();
+        blocked.ask("GET", "/", &[], "").unwrap();
+        let worker = blocked.response().unwrap().worker();
+        blocked
+            .send("GET /block?ms=500 HTTP/1.1\r\nhost: test\r\n\r\n")
+            .unwrap();
+        server.wait_until("it is passed over", |server| {
+            let _ = server.get("/");
+            server
+                .output()
+                .matches("takes nothing: its connections")
+                .count()
+                >= round
+        });
+        assert_eq!(blocked.response().unwrap().status, 200);
+        let unblocked = Instant::now();
+        while server.get("/").worker() != worker {
+            assert!(
+                unblocked.elapsed() <= Duration::from_millis(250),
+                "round {round}: still out {:?} after it got on",
+                unblocked.elapsed()
+            );
+        }
+    }
 }

@@ -53,6 +53,8 @@ pub(super) struct Dispatch {
     crowd_delay: Duration,
     /// Workers that deal with their intake as none does.
     broken: Vec<WorkerId>,
+    /// Workers out of the choice that are to be asked for a sign of life.
+    relieved: Vec<WorkerId>,
     /// Full windows that somebody must wait for.
     filled: Vec<(WorkerId, Rc<IntakeSender>)>,
     /// Nothing more is to be accepted for now.
@@ -172,6 +174,7 @@ impl Dispatch {
             crowded: None,
             crowd_delay: Duration::ZERO,
             broken: Vec::new(),
+            relieved: Vec::new(),
             filled: Vec::new(),
             held: false,
             news: Rc::default(),

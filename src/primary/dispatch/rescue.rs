@@ -47,6 +47,11 @@ impl Dispatch {
         self.place_waiting();
     }
 
+    /// Workers whose connections were given to others since the last time.
+    pub(crate) fn take_relieved(&mut self) -> Vec<WorkerId> {
+        std::mem::take(&mut self.relieved)
+    }
+
     /// Takes back what a stuck worker has not read, if somebody else can have it.
     fn rescue(&mut self, id: WorkerId) {
         let was_blocked = self.is_blocked(id);
@@ -65,6 +70,7 @@ impl Dispatch {
         intake.idle_since = None;
         intake.rescued = true;
         let back = intake.back - before;
+        self.relieved.push(id);
         self.released(id, back);
         tracing::warn!(worker = %id, connections = back, "takes nothing: its connections go to other workers");
     }

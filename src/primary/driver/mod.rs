@@ -329,6 +329,7 @@ impl Driver {
         broken
             .into_iter()
             .for_each(|id| self.signal(id, Signal::KILL));
+        self.ask_for_life();
         let mut beats = Vec::new();
         for (&id, child) in &mut self.children {
             let heartbeat = child.handle.row().heartbeat();

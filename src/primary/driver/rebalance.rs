@@ -22,4 +22,14 @@ impl Driver {
             }
         }
     }
+
+    /// Has workers that were relieved show that they are back as soon as they read it: their own heart beats once a second only. An order
+    /// that asks for nothing, so that every program knows it.
+    pub(super) fn ask_for_life(&self) {
+        for id in self.dispatch.borrow_mut().take_relieved() {
+            if let Some(child) = self.children.get(&id) {
+                child.handle.outbox().order(&Frame::GiveBack(0));
+            }
+        }
+    }
 }

@@ -18,7 +18,7 @@ use axum_cluster::{
     cluster::{Cluster, Event, Primary, Role},
 };
 
-use crate::support::{Server, get};
+use crate::support::{Server, get, say};
 
 // C-18, E-1 to E-3, E-5 to E-7, X-10, K-4: the example's own words.
 #[test]
@@ -148,8 +148,8 @@ fn streamed() {
     let server = axum_cluster::ClusteredServer::bind(addr)
         .workers(2)
         .program(std::env::current_exe().unwrap())
-        .on_fork(|_| println!("\nhook: fork"))
-        .on_exit(|worker, _| println!("\nhook: exit {}", worker.id()));
+        .on_fork(|_| say!("hook: fork"))
+        .on_exit(|worker, _| say!("hook: exit {}", worker.id()));
     crate::support::block_on(async {
         match server.start().await.unwrap() {
             Role::Primary(primary) => stream_then_wait(&primary).await,
@@ -172,14 +172,14 @@ async fn stream_then_wait(primary: &Primary) {
     let mut ready = false;
     while !(ready && messages.len() == 2 && messages.values().all(|heard| heard.len() == 100)) {
         match events.recv().await.unwrap() {
-            Event::Fork { worker } => println!("\nstream: fork {}", worker.id()),
+            Event::Fork { worker } => say!("stream: fork {}", worker.id()),
             Event::Listening {
                 worker,
                 asked,
                 bound,
             } => {
-                println!(
-                    "\nstream: worker {} asked {} bound {bound}",
+                say!(
+                    "stream: worker {} asked {} bound {bound}",
                     worker.id(),
                     asked.unwrap()
                 );
@@ -191,7 +191,7 @@ async fn stream_then_wait(primary: &Primary) {
                     .push(message.json().unwrap());
             }
             Event::Ready => ready = true,
-            other => println!("\nstream: {other:?}"),
+            other => say!("stream: {other:?}"),
         }
     }
     // I-6.
@@ -202,7 +202,7 @@ async fn stream_then_wait(primary: &Primary) {
     );
     assert!(matches!(primary.wait().await, Err(Error::AlreadyStarted)));
     drop(events);
-    println!("\nlistening on {}", primary.local_addrs()[0]);
+    say!("listening on {}", primary.local_addrs()[0]);
     primary.wait().await.unwrap();
 }
 
@@ -247,18 +247,18 @@ fn plain() {
                 let mut events = primary.events();
                 for _ in 0..2 {
                     let worker = primary.fork().unwrap();
-                    println!("\npid of {}: {}", worker.id(), worker.process().pid());
+                    say!("pid of {}: {}", worker.id(), worker.process().pid());
                 }
                 let mut up = 0;
                 while let Some(event) = events.recv().await {
                     match event {
                         Event::Online { .. } => {
                             up += 1;
-                            println!("\n{up} up");
+                            say!("{up} up");
                         }
                         Event::Exit { worker, exit } => {
                             let (code, after) = (exit.code(), exit.after_disconnect);
-                            println!("\n{} ended with {code:?} after {after}", worker.id());
+                            say!("{} ended with {code:?} after {after}", worker.id());
                         }
                         _ => {}
                     }
@@ -269,7 +269,7 @@ fn plain() {
             }
             Role::Worker(worker) => {
                 worker.draining().await;
-                println!("\ndrained {}", worker.id());
+                say!("drained {}", worker.id());
             }
         }
     });
@@ -369,7 +369,7 @@ async fn supervise(primary: Primary) {
         ["fork", "online", "message", "disconnect", "exit"]
     );
     assert_eq!(told.len(), 4);
-    println!("\nall as promised");
+    say!("all as promised");
 }
 
 /// S-7: what only this one is told, and what it prints.
@@ -400,8 +400,8 @@ async fn work(worker: Worker) {
     worker.draining().await;
     if let Ok(say) = std::env::var("SAY") {
         let here = std::env::current_dir().unwrap();
-        println!(
-            "\nsay: {say} in {} as {}",
+        say!(
+            "say: {say} in {} as {}",
             here.display(),
             rustix::process::geteuid().as_raw()
         );
@@ -532,7 +532,7 @@ async fn settings(primary: &Primary, other: impl Iterator<Item = &'static str>) 
     let mut stderr = other.process().take_stderr().unwrap();
     let differs = format!("for-one in /proc with its own as {}", user(1235));
     assert_eq!(text(&mut stderr), Some(differs));
-    println!("\nthe end");
+    say!("the end");
 }
 
 /// Only root can choose.
@@ -572,7 +572,7 @@ async fn ends(primary: &Primary) {
         assert!(!exit.after_disconnect, "{how}");
         assert_eq!(worker.exited_after_disconnect(), Some(false), "{how}");
     }
-    println!("\nthe end");
+    say!("the end");
 }
 
 fn end() {
@@ -608,7 +608,7 @@ async fn errors(primary: &Primary) {
     assert_eq!(told, [(spoiler.id(), spoiler.slot())]);
     assert_eq!(spoiler.exited().await.signal(), Some(Signal::Kill));
     primary.fork().unwrap().exited().await;
-    println!("\nthe end");
+    say!("the end");
 }
 
 /// Writes nonsense to whatever it has that is a channel.
@@ -661,7 +661,7 @@ async fn words(primary: &Primary) {
     let heard: Vec<serde_json::Value> = heard.iter().map(|it| it.json().unwrap()).collect();
     assert_eq!(heard, values());
     worker.disconnect().await;
-    println!("\nthe end");
+    say!("the end");
 }
 
 /// Says what it is told.
@@ -707,7 +707,7 @@ async fn listens(primary: &Primary) {
     let any = || "127.0.0.1:0".to_owned();
     assert_eq!(told, [(any(), tcp), (unix.clone(), unix), (any(), udp)]);
     assert_eq!(worker.exited().await.code(), Some(0));
-    println!("\nthe end");
+    say!("the end");
 }
 
 async fn listen(worker: &Worker) {

@@ -560,7 +560,10 @@ fn of_two_at_once_one_listens() {
     assert_eq!(first, addr);
     assert!(second.contains("listens there already"), "{second}");
     assert_eq!(who(&addr), "worker 1");
-    let told = server.lines(&format!("worker 1 listens at {addr}"));
+    // The primary's hooks are told beside the answer.
+    let line = format!("worker 1 listens at {addr}");
+    server.wait_until("it was told of", |server| server.lines(&line).len() >= 2);
+    let told = server.lines(&line);
     assert_eq!(told.len(), 2, "once before, once now: {told:?}");
 }
 
@@ -853,7 +856,7 @@ async fn open(worker: Worker, open: Open, order: Order) -> String {
     if let How::Late = order.how {
         tokio::spawn(async move {
             worker.draining().await;
-            println!("\nlate: {:?}", listen.await.map(drop));
+            say!("late: {:?}", listen.await.map(drop));
         });
         return "later".into();
     }
@@ -901,7 +904,7 @@ async fn open(worker: Worker, open: Open, order: Order) -> String {
             _ => tokio::select! {
                 _ = closed => {}
                 () = accept(&listener, id.get(), order.how) => {
-                    println!("\nworker {id} accepts no more");
+                    say!("worker {id} accepts no more");
                 }
             },
         }
@@ -922,8 +925,8 @@ async fn sockets_of_its_own() -> Result<(), axum_cluster::BoxError> {
     use std::os::fd::IntoRawFd as _;
     let (stream, udp) = (TcpListener::bind(ANY)?, std::net::UdpSocket::bind(ANY)?);
     let (at, udp_at) = (stream.local_addr()?, udp.local_addr()?);
-    println!("\nstream fd:{} {at}", stream.into_raw_fd());
-    println!("\ndatagrams fd:{} {udp_at}", udp.into_raw_fd());
+    say!("stream fd:{} {at}", stream.into_raw_fd());
+    say!("datagrams fd:{} {udp_at}", udp.into_raw_fd());
     Ok(())
 }
 
@@ -1027,9 +1030,9 @@ fn fixture() {
             .program(std::env::current_exe().unwrap())
             .drain_deadline(Duration::from_secs(10))
             .prepare(sockets_of_its_own)
-            .on_ready(|primary| println!("\nlistening on {}", primary.local_addrs()[0]))
+            .on_ready(|primary| say!("listening on {}", primary.local_addrs()[0]))
             .on_listening(|worker, addresses| {
-                println!("\nworker {} listens at {}", worker.id(), addresses[0]);
+                say!("worker {} listens at {}", worker.id(), addresses[0]);
             })
             .serve_with(|worker| async move { Ok(router(&worker)) })
             .await

@@ -19,7 +19,7 @@ use axum::{
 };
 use axum_cluster::{ClusteredServer, Signal as Sig, Worker, WorkerHandle, cluster};
 
-use crate::support::{Conn, Server, Signal, poll_for, procfs, request};
+use crate::support::{Conn, Server, Signal, poll_for, procfs, request, say};
 
 fn start(workers: u32) -> Server {
     Server::fixture("lives::fixture").workers(workers).start()
@@ -277,8 +277,8 @@ async fn latched(worker: WorkerHandle) {
         worker.listening().await.is_ok(),
     );
     assert_eq!(worker.process().exit_status(), Some(exit.status));
-    println!(
-        "\nlatched {}: online={online} listening={listening} exit {}",
+    say!(
+        "latched {}: online={online} listening={listening} exit {}",
         worker.id(),
         ended(&exit)
     );
@@ -295,8 +295,8 @@ fn in_primary(order: &str) {
     let Some(worker) = worker else {
         match what {
             "finish" => drop(primary.broadcast(&"finish")),
-            _ => println!(
-                "\n{} {id}: gone",
+            _ => say!(
+                "{} {id}: gone",
                 if what == "kill" { "ticket" } else { "signal" }
             ),
         }
@@ -315,7 +315,7 @@ fn in_primary(order: &str) {
         }
     };
     tokio::spawn(async move {
-        println!("\nticket {id}: {}", ended(&ticket.await));
+        say!("ticket {id}: {}", ended(&ticket.await));
     });
 }
 
@@ -323,7 +323,7 @@ fn router(worker: &Worker) -> Router {
     let finish = worker.clone();
     let slow = move || async move {
         let mut messages = finish.messages();
-        println!("\nslow in {}", finish.id());
+        say!("slow in {}", finish.id());
         messages.recv().await;
         "done"
     };
@@ -348,7 +348,7 @@ fn router(worker: &Worker) -> Router {
 }
 
 async fn block(worker: Worker) {
-    println!("\nblocks in {}", worker.id());
+    say!("blocks in {}", worker.id());
     std::thread::sleep(Duration::from_secs(100));
 }
 
@@ -385,27 +385,25 @@ fn fixture() {
     let server = ClusteredServer::bind(addr)
         .program(std::env::current_exe().unwrap())
         .drain_deadline(Duration::from_secs(1))
-        .on_ready(|primary| println!("\nlistening on {}", primary.local_addrs()[0]))
-        .on_setup(|| println!("\nset up"))
+        .on_ready(|primary| say!("listening on {}", primary.local_addrs()[0]))
+        .on_setup(|| say!("set up"))
         .on_fork(|worker| {
             tokio::spawn(latched(worker.clone()));
-            println!("\npid of {}: {}", worker.id(), worker.process().pid());
-            println!("\n{}: fork {}", worker.id(), state(worker));
+            say!("pid of {}: {}", worker.id(), worker.process().pid());
+            say!("{}: fork {}", worker.id(), state(worker));
         })
-        .on_online(|worker| println!("\n{}: online {}", worker.id(), state(worker)))
-        .on_listening(|worker, _| println!("\n{}: listening {}", worker.id(), state(worker)))
+        .on_online(|worker| say!("{}: online {}", worker.id(), state(worker)))
+        .on_listening(|worker, _| say!("{}: listening {}", worker.id(), state(worker)))
         .on_message(|worker, message| {
             let text: String = message.json().unwrap();
             if text.starts_with("says") {
-                println!("\n{}: {text}", worker.id());
+                say!("{}: {text}", worker.id());
             } else {
                 in_primary(&text);
             }
         })
-        .on_disconnect(|worker| println!("\n{}: disconnect {}", worker.id(), state(worker)))
-        .on_exit(|worker, exit| {
-            println!("\n{}: exit {} {}", worker.id(), ended(&exit), state(worker))
-        });
+        .on_disconnect(|worker| say!("{}: disconnect {}", worker.id(), state(worker)))
+        .on_exit(|worker, exit| say!("{}: exit {} {}", worker.id(), ended(&exit), state(worker)));
     server
         .serve_with(|worker| async move { Ok(router(&worker)) })
         .run()

@@ -312,7 +312,7 @@ fn judge(who: &str, message: &Message) {
     let size = message.bytes().len();
     let whole = *message.bytes() == content(size);
     let verdict = if whole { "intact" } else { "damaged" };
-    println!("\n{who} got {size} bytes: {verdict}");
+    say!("{who} got {size} bytes: {verdict}");
 }
 
 /// One end of a pair of streams, through the other end of which `n` has been said.
@@ -335,7 +335,7 @@ impl Sockets {
             self.0 += 1;
         }
         if self.0 == of {
-            println!("\n{of} sockets in order");
+            say!("{of} sockets in order");
             self.0 = 0;
         }
     }
@@ -479,9 +479,9 @@ fn fixture() {
         let (mut sockets, mut streamed, mut kept) = (Sockets::default(), 0, Vec::new());
         ClusteredServer::bind(addr)
             .program(std::env::current_exe().unwrap())
-            .on_error(|error| println!("\nerror: {error:?}"))
+            .on_error(|error| say!("error: {error:?}"))
             .drain_deadline(Duration::from_secs(2))
-            .on_ready(|primary| println!("\nlistening on {}", primary.local_addrs()[0]))
+            .on_ready(|primary| say!("listening on {}", primary.local_addrs()[0]))
             .on_message(move |worker, message| {
                 let Ok(order) = message.json::<Order>() else {
                     judge("primary", &message);
@@ -494,10 +494,10 @@ fn fixture() {
                         streamed += 1;
                     }
                     "filler" => {}
-                    "end" => println!("\n{streamed} in order"),
+                    "end" => say!("{streamed} in order"),
                     "keep" => {
                         kept.push(message);
-                        println!("\nkept");
+                        say!("kept");
                     }
                     "flood" => flood_a_stopped_one(worker),
                     _ => in_primary(worker, &message, order),
@@ -519,7 +519,7 @@ fn in_primary(worker: &WorkerHandle, message: &Message, order: Order) {
         "drop" => {}
         "twice" => {
             message.reply(&order.text).unwrap();
-            println!("\nthe second answer: {}", message.reply(&2).unwrap_err());
+            say!("the second answer: {}", message.reply(&2).unwrap_err());
         }
         "later" => {
             let message = message.clone();
@@ -533,7 +533,7 @@ fn in_primary(worker: &WorkerHandle, message: &Message, order: Order) {
             tokio::spawn(async move {
                 let questions =
                     (0..count).map(|n| worker.request(&self::order("echo", n.to_string())));
-                println!("\nanswers: {}", count_right(questions.collect()).await);
+                say!("answers: {}", count_right(questions.collect()).await);
             });
         }
         "ask-large" => {
@@ -541,7 +541,7 @@ fn in_primary(worker: &WorkerHandle, message: &Message, order: Order) {
             tokio::spawn(async move {
                 let answer = said(worker.request(&self::order("echo", &text)).await);
                 let verdict = if answer == text { "intact" } else { "damaged" };
-                println!("\nworker {} answers: {verdict}", worker.id());
+                say!("worker {} answers: {verdict}", worker.id());
             });
         }
         "ask-sockets" => {
@@ -555,7 +555,7 @@ fn in_primary(worker: &WorkerHandle, message: &Message, order: Order) {
             let order = self::order(what.trim_start_matches("ask-"), order.text);
             tokio::spawn(async move {
                 let answer = said(worker.request(&order).await);
-                println!("\nworker {} answers: {answer}", worker.id());
+                say!("worker {} answers: {answer}", worker.id());
             });
         }
     }
@@ -585,14 +585,14 @@ fn flood_a_stopped_one(but: &WorkerHandle) {
         };
         // More than the kernel's buffer holds of datagrams this large: some wait in the primary.
         assert!(ours.len() > 40, "{}", ours.len());
-        println!("\nstopped {}", victim.pid());
+        say!("stopped {}", victim.pid());
         for mut stream in ours {
             use tokio::io::AsyncReadExt as _;
             let mut nothing = [0];
             assert!(matches!(stream.read(&mut nothing).await, Ok(0) | Err(_)));
         }
         assert!(matches!(sent.await, Err(Error::Gone)));
-        println!("\nall of them are closed");
+        say!("all of them are closed");
     });
 }
 
@@ -607,7 +607,7 @@ async fn listen(worker: Worker) {
             } else {
                 text
             };
-            println!("\nworker {} heard {text}", worker.id());
+            say!("worker {} heard {text}", worker.id());
         } else if let Ok(order) = message.json::<Order>() {
             match &*order.what {
                 "echo" => message.reply(&order.text).unwrap(),

@@ -66,6 +66,21 @@ pub fn unique() -> String {
     format!("{}-{}", std::process::id(), COUNT.fetch_add(1, Relaxed))
 }
 
+/// Prints a line from a fixture, in one piece and on a line of its own: the harness of another process prints half lines meanwhile.
+macro_rules! say {
+    ($($text:tt)*) => {
+        $crate::support::print_line(format_args!($($text)*))
+    };
+}
+pub(crate) use say;
+
+pub fn print_line(text: std::fmt::Arguments<'_>) {
+    use std::io::Write as _;
+    let line = format!("\n{text}\n");
+    // The test may have seen enough and gone.
+    let _ = std::io::stdout().write_all(line.as_bytes());
+}
+
 /// Runs a future on a runtime of one thread, as the examples do.
 pub fn block_on<T>(future: impl Future<Output = T>) -> T {
     let mut runtime = tokio::runtime::Builder::new_current_thread();

@@ -30,7 +30,7 @@ use tokio::{io::AsyncWriteExt, sync::oneshot};
 
 use crate::{
     limits::cpu,
-    support::{Server, Signal, TempDir, poll_for, request},
+    support::{Server, Signal, TempDir, poll_for, request, say},
 };
 
 /// What a worker is told to open.

@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     client::sized,
-    support::{Server, Signal, poll_for, procfs, request},
+    support::{Server, Signal, poll_for, procfs, request, say},
 };
 
 const FIFTY_MB: usize = 50_000_000;

@@ -1,7 +1,7 @@
 //! What waits to be sent over a channel: never waits itself, bounded in bytes, many small messages to a datagram.
 //!
-//! Three lanes. Orders go first and have no bound (there are few). Messages go as soon as the writer comes around; a stream of small
-//! ones waits for company, see `queue`. Notices wait up to [`LINGER`] so that a notice a request costs a fraction of a system call.
+//! Three lanes. Orders go first and have no bound (there are few). A small message goes in the call that sends it; those that
+//! follow closely go with the writer and wait for company, see `queue`. Notices wait up to [`LINGER`] so that a notice a request costs a fraction of a system call.
 //! The bound counts what is queued and what the other side has received but not yet consumed, so neither side's memory can grow,
 //! and the reader of a channel never has to stop reading: an order is never stuck behind messages.
 
@@ -84,7 +84,12 @@ impl Outbox {
         let frame = Frame::Message(bytes);
         let mut queue = self.queue();
         queue.has_room(frame.weight())?;
-        let tell = queue.push(&frame, frame.weight(), Vec::new()) || self.has_heard();
+        let heard = self.has_heard() && self.heard.swap(false, Relaxed);
+        if heard {
+            queue.forget_company();
+        }
+        let tell = !queue.send_alone(&frame, frame.weight())
+            && (queue.push(&frame, frame.weight(), Vec::new()) || heard);
         drop(queue);
         if tell {
             self.news.notify_one();
@@ -426,6 +431,42 @@ mod tests {
         assert_eq!(crate::frame::notices(payload).count(), 3);
     }
 
+    // Also where the program blocks its thread next, or exits. The one that follows is the writer's, who is told and looks when it is time.
+    #[tokio::test(start_paused = true)]
+    async fn one_alone_goes_from_where_it_is_given() {
+        let (ours, theirs) = datagram::pair().unwrap();
+        let outbox = Arc::new(Outbox::default());
+        let ours = Arc::new(ours);
+        outbox.connect(&ours);
+        let mut buffer = [0; 1000];
+        let mut received = || {
+            let received = datagram::receive(&theirs, &mut buffer).ok()?;
+            Some(frames(&buffer[..received.len]).count())
+        };
+        for _ in 0..3 {
+            post(&outbox, 24).unwrap();
+            assert_eq!(received(), Some(1));
+            assert!(outbox.news.notified().now_or_never().is_none());
+            tokio::time::advance(LINGER).await;
+        }
+        post(&outbox, 24).unwrap();
+        post(&outbox, 24).unwrap();
+        post(&outbox, 24).unwrap();
+        assert_eq!((received(), received()), (Some(1), None));
+        outbox.news.notified().now_or_never().expect("told, once");
+        assert!(outbox.next(Vec::new()).now_or_never().is_none());
+        outbox.heard();
+        post(&outbox, 24).unwrap();
+        assert_eq!(received(), None, "two are before it");
+        outbox.news.notified().now_or_never().expect("told again");
+        assert_eq!(frames(&next(&outbox).await).count(), 3);
+        assert!(outbox.next(Vec::new()).now_or_never().is_none());
+        outbox.heard();
+        post(&outbox, 24).unwrap();
+        assert_eq!(received(), Some(1), "in a conversation");
+        assert_eq!(outbox.queue().under_way, 8 * 29);
+    }
+
     // The writer is not woken for what waits for company: it looks by itself, and once more when nothing has come.
     #[tokio::test(start_paused = true)]
     async fn the_writer_looks_when_company_has_been_waited_for() {
@@ -603,6 +644,8 @@ mod tests {
         let first = outbox.request(&1);
         assert!(received().is_ok(), "sent by the call");
         post(&outbox, 1).unwrap();
+        assert!(received().is_ok(), "so is one alone");
+        post(&outbox, 1).unwrap();
         let second = outbox.request(&2);
         assert!(received().is_err(), "a message is before it");
         // Taken by the writer, and not sent yet.
@@ -613,7 +656,7 @@ mod tests {
         assert!(outbox.next(Vec::new()).now_or_never().is_none());
         let fourth = outbox.request(&4);
         assert!(received().is_ok());
-        assert_eq!(outbox.queue().under_way, 4 * 16 + 6);
+        assert_eq!(outbox.queue().under_way, 4 * 16 + 2 * 6);
         drop((first, second, third, fourth, ours));
         assert!(received().is_ok_and(|len| len == 0), "the socket is let go");
     }

@@ -32,6 +32,10 @@ impl Outbox {
     }
 
     pub(crate) fn send_bytes(&self, bytes: impl Into<Bytes>) -> Result<()> {
+        let bytes = bytes.into();
+        if bytes.len() <= INLINE {
+            return self.small(&bytes);
+        }
         self.post(Kind::Message, &Message::from_bytes(bytes)?, Vec::new())
     }
 

@@ -9,7 +9,11 @@ use std::{
 
 use tokio::{sync::oneshot, time::Instant};
 
-use super::{channel::Receipt, datagram::MAX_FDS, letter::Letter};
+use super::{
+    channel::Receipt,
+    datagram::{self, MAX_FDS},
+    letter::Letter,
+};
 use crate::{
     error::{Error, Result},
     frame::{Frame, Kind, MAX_DATAGRAM},
@@ -85,9 +89,10 @@ pub(super) struct Queue {
     pub(super) notices: Vec<u8>,
     /// When the notices must go; none wait without it.
     pub(super) notices_due: Option<Instant>,
-    /// Until then messages wait for company; from the last datagram of them on. The writer looks by then at the latest, so that what
-    /// begins to wait meanwhile need not wake it.
+    /// Until then messages wait for company; from the last datagram of them on.
     company: Option<Instant>,
+    /// The writer looks by then at the latest, so that what begins to wait meanwhile need not wake it.
+    writer_looks: bool,
     /// Somebody waits for an answer to what is among the messages, or for the answer: no waiting for company.
     urgent: bool,
     /// Weight queued or not yet consumed by the other side.
@@ -141,6 +146,33 @@ impl Queue {
         }
     }
 
+    /// Sends a message for which there is room from where it is given, unless it is to wait for company. It has gone then, also if the
+    /// program blocks its thread next, or exits; and the writer need not be woken for it. False when it has to be queued.
+    pub(super) fn send_alone(&mut self, frame: &Frame<'_>, weight: usize) -> bool {
+        if self.company.is_some() && self.writer_looks {
+            return false;
+        }
+        let now = Instant::now();
+        if self.company.is_some_and(|until| now < until) {
+            return false;
+        }
+        let Some(socket) = self.idle_socket() else {
+            return false;
+        };
+        let mut bytes = std::mem::take(&mut self.spare);
+        frame.encode(&mut bytes);
+        // Under the lock, or something else could be sent in between; it never waits. What fails is left to the writer.
+        let sent = datagram::send(&socket, &bytes, &[]).is_ok();
+        bytes.clear();
+        self.spare = bytes;
+        if sent {
+            self.under_way += weight;
+            self.company = Some(now + COMPANY);
+            self.writer_looks = false;
+        }
+        sent
+    }
+
     /// Queues a message for which there is room. True: the writer has to be told.
     pub(super) fn push(
         &mut self,
@@ -160,7 +192,7 @@ impl Queue {
         }
         let mut bytes = std::mem::take(&mut self.spare);
         frame.encode(&mut bytes);
-        let waits = self.company.is_some() && self.messages.is_empty() && bytes.len() < FULL;
+        let waits = self.writer_looks && self.messages.is_empty() && bytes.len() < FULL;
         self.messages.push_back(Datagram { bytes, fds });
         !waits
     }
@@ -233,8 +265,9 @@ impl Queue {
         self.orders.len()
     }
 
-    /// When the writer has to look again, if it hears of nothing meanwhile.
-    pub(super) fn due(&self) -> Option<Instant> {
+    /// When the writer has to look again, if it hears of nothing meanwhile. For the writer, which does.
+    pub(super) fn due(&mut self) -> Option<Instant> {
+        self.writer_looks = self.company.is_some();
         match (self.notices_due, self.company) {
             (Some(notices), Some(company)) => Some(notices.min(company)),
             (notices, company) => notices.or(company),
@@ -260,6 +293,7 @@ impl Queue {
     /// The next message need not wait.
     pub(super) fn forget_company(&mut self) {
         self.company = None;
+        self.writer_looks = false;
     }
 
     fn take_messages(&mut self) -> Option<Datagram> {
@@ -267,6 +301,7 @@ impl Queue {
         let waits = self.company.is_some_and(|until| now < until);
         let Some(first) = self.messages.front() else {
             self.company = self.company.filter(|_| waits);
+            self.writer_looks &= waits;
             return None;
         };
         let last = self.messages.len() == 1;
@@ -280,6 +315,7 @@ impl Queue {
             COMPANY_IN_A_CROWD
         };
         self.company = Some(now + company);
+        self.writer_looks = true;
         self.messages.pop_front()
     }
 

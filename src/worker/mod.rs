@@ -160,8 +160,9 @@ impl Worker {
     /// Sends a message to the primary's `on_message` (Node's `process.send`). Never waits; encoded in the call.
     ///
     /// Messages arrive in the order in which they were sent, at most once, and are flushed when the worker ends gracefully. A worker
-    /// that is killed takes with it what had not left it yet: at most 10 ms' worth. One goes at once; those that follow within 2 ms
-    /// go together, so that a message a request does not wake the primary for each.
+    /// that is killed takes with it what had not left it yet: at most 10 ms' worth, or what was sent since a handler began to block its
+    /// thread. A small one goes in the call itself; those that follow within 2 ms go together, so that a message a request does not
+    /// wake the primary for each.
     ///
     /// # Errors
     ///

@@ -1,7 +1,7 @@
 //! What a request costs here, beside its peers, as ratios in one run.
 //!
 //! ```sh
-//! cargo bench --bench ratios -- --all                           # everything, about twenty minutes
+//! cargo bench --bench ratios -- --all                           # everything, about a quarter of an hour
 //! cargo bench --bench ratios -- --only new-connection --rounds 9
 //! ```
 //!

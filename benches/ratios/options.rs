@@ -10,7 +10,7 @@ use crate::Result;
 pub(crate) const USAGE: &str = "\
 cargo bench --bench ratios -- [options]
 
-  --all              every part: about twenty minutes
+  --all              every part: about a quarter of an hour
   --only PART        keep-alive, new-connection, json, body, echo, http2, routes, messages, idle, scale,
                      hand-over, syscalls, memory or boot; several with commas. And `open`, which --all
                      has not unless it is named too: a hundred thousand open connections, some minutes

@@ -86,6 +86,10 @@ where
 #[derive(Clone)]
 struct Connected<S> {
     service: S,
+    #[cfg_attr(
+        not(feature = "axum"),
+        allow(dead_code, reason = "without axum nobody asks for it")
+    )]
     peer: Option<SocketAddr>,
 }
 

@@ -128,8 +128,8 @@ pub(crate) const ROWS: [Row; 18] = [
         "K-9",
         "all workers at their limit, one client waits: CPU",
         crowds::full,
-        AtMost(3.0),
-        "no spinning: ≤ 3 % of a core",
+        AtMost(1.0),
+        "no spinning: ≤ 1 % of a core",
     ),
     row(
         "K-10",

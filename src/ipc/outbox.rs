@@ -1,7 +1,8 @@
 //! What waits to be sent over a channel: never waits itself, bounded in bytes, many small messages to a datagram.
 //!
 //! Three lanes. Orders go first and have no bound (there are few). A small message goes in the call that sends it; those that
-//! follow closely go with the writer and wait for company, see `queue`. Notices wait up to [`LINGER`] so that a notice a request costs a fraction of a system call.
+//! follow closely go with the writer and wait for company, see `queue`. Notices wait up to [`LINGER`] so that a notice a request
+//! costs a fraction of a system call.
 //! The bound counts what is queued and what the other side has received but not yet consumed, so neither side's memory can grow,
 //! and the reader of a channel never has to stop reading: an order is never stuck behind messages.
 

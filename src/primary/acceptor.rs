@@ -137,6 +137,7 @@ impl Acceptor {
     fn accept(&self, dispatch: &RefCell<Dispatch>) -> Accepted {
         let mut dispatch = dispatch.borrow_mut();
         dispatch.sync_loads();
+        dispatch.look(Instant::now());
         let mut outcome = Accepted::Some;
         for came in 0..ACCEPT_BATCH {
             match sockets::accept(&self.listener) {

@@ -222,6 +222,44 @@ fn a_primary_that_was_stopped_kills_nobody() {
     assert_eq!(server.lines("exit "), [""; 0]);
 }
 
+/// How many connections each worker was relieved of, as logged.
+fn relieved_of(server: &Server) -> Vec<u32> {
+    let connections = |line: &str| {
+        line.contains("takes nothing: its connections")
+            .then(|| line.split("connections=").nth(1))
+            .flatten()
+            .and_then(|rest| rest.split(|c: char| !c.is_ascii_digit()).next())
+            .and_then(|number| number.parse().ok())
+    };
+    server.output().lines().filter_map(connections).collect()
+}
+
+// K-10: Node's free workers are those that took what they were given. One that was stuck gets one connection at a time here as well.
+#[test]
+fn a_worker_that_stands_still_again_and_again_keeps_one_client_waiting() {
+    let server = Server::run("playground").workers(2).start();
+    let stopped = server.worker_pids()[0];
+    for round in 1..=4 {
+        server.signal_to(stopped, Signal::SIGSTOP);
+        let mut clients = Vec::new();
+        server.wait_until("it is relieved", |server| {
+            let mut client = crate::support::Conn::open(server.addr()).unwrap();
+            client.ask("GET", "/", &[], "").unwrap();
+            clients.push(client);
+            relieved_of(server).len() == round
+        });
+        for mut client in clients {
+            assert_eq!(client.response().unwrap().status, 200);
+        }
+        server.signal_to(stopped, Signal::SIGCONT);
+        server.wait_until("it is back", |server| {
+            server.output().matches("takes connections again").count() == round
+        });
+    }
+    let relieved = relieved_of(&server);
+    assert_eq!(relieved[1..], [1; 3], "{relieved:?}");
+}
+
 // K-10, W-13: passed over while it stands still, it is back as soon as it gets on: not at its next heartbeat.
 #[test]
 fn a_worker_that_was_relieved_is_back_at_once() {

@@ -1,6 +1,10 @@
 //! From the choice of a worker into its intake.
 
-use std::time::{Duration, Instant};
+use std::{
+    cell::RefCell,
+    rc::Rc,
+    time::{Duration, Instant},
+};
 
 use super::{CROWD_DIVISOR, Dispatch, MAX_CROWDED};
 use crate::{
@@ -18,12 +22,10 @@ impl Dispatch {
         if is_asked_for(conn.listener) {
             return self.place_in_pool(conn);
         }
-        let peer = conn.peer;
         let came_back = conn.moved.is_some();
         let picked = match self.crowded {
             Some(_) => None,
-            None if came_back => self.pick_returned(peer),
-            None => self.choice.pick(peer),
+            None => self.pick(&conn),
         };
         let Some(id) = picked else {
             if came_back {
@@ -36,6 +38,22 @@ impl Dispatch {
         };
         self.assigned_in_pools(id);
         self.hand(id, conn);
+    }
+
+    fn pick(&mut self, conn: &Conn) -> Option<WorkerId> {
+        self.hear_who_caught_up();
+        let picked = self.pick_free(conn);
+        if picked.is_some() || !self.pass_over_nobody() {
+            return picked;
+        }
+        self.pick_free(conn)
+    }
+
+    fn pick_free(&mut self, conn: &Conn) -> Option<WorkerId> {
+        match conn.moved {
+            Some(_) => self.pick_returned(conn.peer),
+            None => self.choice.pick(conn.peer),
+        }
     }
 
     /// Puts a connection into the batch of the worker that was chosen.
@@ -58,6 +76,10 @@ impl Dispatch {
             .unwrap_or_default();
         intake.batch.push(conn);
         match intake.batch.len() {
+            _ if intake.trial.is_some() => {
+                self.send(id);
+                self.falls_behind(id);
+            }
             1 => self.dirty.push(id),
             n if n >= BATCH => self.send(id),
             _ => {}
@@ -138,5 +160,29 @@ impl Dispatch {
             }
         }
         self.trouble.notify_one();
+    }
+}
+
+/// Waits for what hinders the hand-over: full windows, and the budget of descriptors in flight. Runs for the primary's whole life.
+pub(in crate::primary) async fn attend(dispatch: Rc<RefCell<Dispatch>>) {
+    let trouble = dispatch.borrow().trouble();
+    loop {
+        trouble.notified().await;
+        let (filled, crowded) = {
+            let mut dispatch = dispatch.borrow_mut();
+            (std::mem::take(&mut dispatch.filled), dispatch.crowded)
+        };
+        for (id, sender) in filled {
+            let dispatch = dispatch.clone();
+            // Ends also when its worker dies: the primary then empties the intake, and an empty window has room.
+            tokio::task::spawn_local(async move {
+                sender.room().await;
+                dispatch.borrow_mut().opened(id);
+            });
+        }
+        if let Some(until) = crowded {
+            tokio::time::sleep_until(until.into()).await;
+            dispatch.borrow_mut().place_waiting();
+        }
     }
 }

@@ -4,13 +4,13 @@
 //! worker had taken can be lost with it.
 
 mod balance;
+mod behind;
 mod handing;
 mod pools;
 mod rescue;
 mod shared;
 
 use std::{
-    cell::RefCell,
     collections::{BTreeMap, VecDeque},
     rc::Rc,
     sync::Arc,
@@ -20,6 +20,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
+pub(super) use self::handing::attend;
 use self::pools::Pool;
 use super::choice::Choice;
 use crate::{
@@ -55,6 +56,10 @@ pub(super) struct Dispatch {
     broken: Vec<WorkerId>,
     /// Workers out of the choice that are to be asked for a sign of life.
     relieved: Vec<WorkerId>,
+    /// Out of the choice until they have taken what they were given.
+    behind: Vec<WorkerId>,
+    /// When intakes are to be looked at again, if connections come.
+    next_look: Option<Instant>,
     /// Full windows that somebody must wait for.
     filled: Vec<(WorkerId, Rc<IntakeSender>)>,
     /// Nothing more is to be accepted for now.
@@ -100,6 +105,8 @@ struct Intake {
     blocked: bool,
     /// Out of the choice until it shows life.
     rescued: bool,
+    /// Until when each connection that it is given puts it behind.
+    trial: Option<Instant>,
     retired: bool,
 }
 
@@ -142,6 +149,7 @@ impl Intake {
             idle_since: None,
             blocked: false,
             rescued: false,
+            trial: None,
             retired: false,
         }
     }
@@ -175,6 +183,8 @@ impl Dispatch {
             crowd_delay: Duration::ZERO,
             broken: Vec::new(),
             relieved: Vec::new(),
+            behind: Vec::new(),
+            next_look: None,
             filled: Vec::new(),
             held: false,
             news: Rc::default(),
@@ -274,7 +284,12 @@ impl Dispatch {
             && self.returned.is_empty()
             && self.waiting.is_empty()
             && self.crowded.is_none()
-            && self.choice.has_room()
+            && self.could_choose()
+    }
+
+    /// Whether somebody would be found; if need be, among those who are behind.
+    fn could_choose(&self) -> bool {
+        self.choice.has_room() || !self.behind.is_empty()
     }
 
     /// Told whenever [`has_room`](Self::has_room) may have changed.
@@ -337,7 +352,8 @@ impl Dispatch {
         }
         self.place_pools();
         for _ in 0..self.returned.len() {
-            if self.crowded.is_some() || !self.choice.newest_has_room() {
+            let nobody = !self.choice.newest_has_room() && self.behind.is_empty();
+            if self.crowded.is_some() || nobody {
                 break;
             }
             if let Some(conn) = self.returned.pop_front() {
@@ -345,7 +361,7 @@ impl Dispatch {
             }
         }
         for _ in 0..self.waiting.len() {
-            if self.crowded.is_some() || !self.choice.has_room() {
+            if self.crowded.is_some() || !self.could_choose() {
                 break;
             }
             if let Some(conn) = self.waiting.pop_front() {
@@ -371,30 +387,6 @@ impl Dispatch {
             for pool in self.pools.values_mut() {
                 pool.released(id, newly);
             }
-        }
-    }
-}
-
-/// Waits for what hinders the hand-over: full windows, and the budget of descriptors in flight. Runs for the primary's whole life.
-pub(super) async fn attend(dispatch: Rc<RefCell<Dispatch>>) {
-    let trouble = dispatch.borrow().trouble();
-    loop {
-        trouble.notified().await;
-        let (filled, crowded) = {
-            let mut dispatch = dispatch.borrow_mut();
-            (std::mem::take(&mut dispatch.filled), dispatch.crowded)
-        };
-        for (id, sender) in filled {
-            let dispatch = dispatch.clone();
-            // Ends also when its worker dies: the primary then empties the intake, and an empty window has room.
-            tokio::task::spawn_local(async move {
-                sender.room().await;
-                dispatch.borrow_mut().opened(id);
-            });
-        }
-        if let Some(until) = crowded {
-            tokio::time::sleep_until(until.into()).await;
-            dispatch.borrow_mut().place_waiting();
         }
     }
 }

@@ -144,21 +144,32 @@ impl Dispatch {
 
     /// Gives a connection to one who listens there, or keeps it waiting.
     pub(super) fn place_in_pool(&mut self, conn: Conn) {
-        let crowded = self.crowded.is_some();
-        // Without a pool: its listener is closed, and so is it.
-        let Some(pool) = self.pools.get_mut(&conn.listener) else {
-            return;
-        };
-        let peer = conn.peer.map(|peer| peer.ip());
-        let picked = (!crowded).then(|| pool.scheduler.pick(peer)).flatten();
+        self.hear_who_caught_up();
+        let mut picked = self.pick_in_pool(&conn);
+        if picked.is_none() && self.pass_over_nobody() {
+            picked = self.pick_in_pool(&conn);
+        }
         let Some(id) = picked else {
-            pool.waiting.push_back(conn);
+            // Without a pool: its listener is closed, and so is it.
+            if let Some(pool) = self.pools.get_mut(&conn.listener) {
+                pool.waiting.push_back(conn);
+            }
             return;
         };
-        pool.scheduler.released(id, 1);
         self.choice.assigned(id);
         self.assigned_in_pools(id);
         self.hand(id, conn);
+    }
+
+    fn pick_in_pool(&mut self, conn: &Conn) -> Option<WorkerId> {
+        if self.crowded.is_some() {
+            return None;
+        }
+        let pool = self.pools.get_mut(&conn.listener)?;
+        let id = pool.scheduler.pick(conn.peer.map(|peer| peer.ip()))?;
+        // Counted with those that are chosen elsewhere.
+        pool.scheduler.released(id, 1);
+        Some(id)
     }
 
     /// Places what waits for those who listen somewhere.
@@ -204,7 +215,9 @@ impl Dispatch {
         if !is_asked_for(listener) {
             return self.has_room();
         }
-        let has_room = |pool: &Pool| pool.waiting.is_empty() && pool.scheduler.has_room();
+        let has_room = |pool: &Pool| {
+            pool.waiting.is_empty() && (pool.scheduler.has_room() || !self.behind.is_empty())
+        };
         !self.held && self.crowded.is_none() && self.pools.get(&listener).is_some_and(has_room)
     }
 

@@ -4,7 +4,7 @@
 //! return on, where each connection puts it behind: a program that blocks its thread now and then shows life in between, and would get
 //! its full share, all of which would wait until it is relieved again.
 //!
-//! Four workers of which one is blocked 200 of every 210 ms, round robin at 70 % load: without both p99 is 141 ms.
+//! Four workers of which one is blocked 200 of every 210 ms, round robin at 70 % load: p99 is 2 ms, without both 141 ms.
 
 use std::time::{Duration, Instant};
 

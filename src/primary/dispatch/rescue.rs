@@ -12,6 +12,9 @@ use crate::{id::WorkerId, ipc::intake::Conn};
 /// the first one on that found something waiting, it is relieved after 100 to 150 ms.
 const STUCK: Duration = Duration::from_millis(95);
 
+/// The same on trial: it has one connection, and most likely stands still again.
+const STUCK_AGAIN: Duration = Duration::from_millis(45);
+
 /// One that has taken nothing for so long is behind: a descheduled thread is not, a handler that blocks is.
 const BEHIND: Duration = Duration::from_millis(20);
 
@@ -47,7 +50,12 @@ impl Intake {
             self.idle_since = Some(now);
         } else {
             let idle = now.duration_since(*self.idle_since.get_or_insert(now));
-            if idle >= STUCK {
+            let patience = if self.trial.is_some() {
+                STUCK_AGAIN
+            } else {
+                STUCK
+            };
+            if idle >= patience {
                 return Some(Found::Stuck);
             }
             if idle >= BEHIND && !self.blocked {

@@ -13,12 +13,14 @@ use crate::error::{Error, Result};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Scheduling {
-    /// Strict rotation over the workers that have room (Node's default, `SCHED_RR`).
+    /// Strict rotation over the workers that have room (Node's default, `SCHED_RR`). One that has taken nothing for 20 ms although
+    /// connections wait for it has none until it has taken them; so also with [`LeastConnections`](Self::LeastConnections).
     #[default]
     RoundRobin,
     /// The worker with the fewest open connections; rotation among equals.
     LeastConnections,
-    /// The same client address goes to the same worker as long as that worker lives.
+    /// The same client address goes to the same worker as long as that worker lives and is not stuck: while its thread is blocked its
+    /// clients wait, up to 150 ms, before they go to another.
     IpHash,
     /// Workers accept themselves, and the kernel chooses which (Node's `SCHED_NONE`, without its herd: a connection wakes one worker).
     ///

@@ -15,6 +15,7 @@ use tower_service::Service;
 
 use crate::{
     cluster,
+    http::Route,
     id::{Generation, Slot, WorkerId},
     ipc::{channel::Consumption, outbox::Outbox},
     scoreboard::Row,
@@ -57,8 +58,6 @@ enum Means {
     /// The worker that the process is, whenever it becomes one.
     #[default]
     OfProcess,
-    /// This worker; its connections are driven by this crate, which counts by itself, to the last byte. What is left is to tell.
-    Served(Worker),
     /// This worker, put into the request for extractors: a test's.
     Paired(Worker),
 }
@@ -97,13 +96,6 @@ impl ClusterLayer {
             primary,
         )
     }
-
-    /// What tells the primary of each request, where it wants to be told.
-    pub(crate) fn telling(worker: &Worker) -> Option<Self> {
-        worker.wants_notices().then(|| Self {
-            means: Means::Served(worker.clone()),
-        })
-    }
 }
 
 impl<S> Layer<S> for ClusterLayer {
@@ -137,15 +129,14 @@ where
     }
 
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
-        let (worker, by_hand) = match &self.means {
-            Means::Served(worker) => (Some(worker.clone()), false),
-            Means::OfProcess => (cluster::worker(), true),
+        let worker = match &self.means {
+            Means::OfProcess => cluster::worker(),
             Means::Paired(worker) => {
                 request.extensions_mut().insert(worker.clone());
-                (Some(worker.clone()), true)
+                Some(worker.clone())
             }
         };
-        let call = worker.map(|worker| Call::begin(worker, &request, by_hand));
+        let call = worker.map(|worker| Call::begin(worker, &request));
         ResponseFuture {
             inner: self.inner.call(request),
             call,
@@ -186,20 +177,12 @@ struct Call {
     begun: Instant,
     /// Where the primary wants notices.
     notice: Option<(Method, Option<Route>)>,
-    by_hand: bool,
 }
 
-#[cfg(feature = "axum")]
-type Route = axum::extract::MatchedPath;
-#[cfg(not(feature = "axum"))]
-type Route = String;
-
 impl Call {
-    fn begin<B>(worker: Worker, request: &Request<B>, by_hand: bool) -> Self {
-        if by_hand {
-            worker.row().called();
-            worker.row().began();
-        }
+    fn begin<B>(worker: Worker, request: &Request<B>) -> Self {
+        worker.row().called();
+        worker.row().began();
         let notice = worker.wants_notices().then(|| {
             (
                 request.method().clone(),
@@ -210,20 +193,14 @@ impl Call {
             worker,
             begun: Instant::now(),
             notice,
-            by_hand,
         }
     }
 
     fn answered(self, status: http::StatusCode) {
         let elapsed = self.begun.elapsed();
-        if self.by_hand {
-            self.worker.row().answered(status.as_u16(), elapsed);
-        }
+        self.worker.row().answered(status.as_u16(), elapsed);
         if let Some((method, route)) = &self.notice {
-            #[cfg(feature = "axum")]
             let route = route.as_ref().map(Route::as_str);
-            #[cfg(not(feature = "axum"))]
-            let route = route.as_deref();
             self.worker.outbox().notice(method, route, status, elapsed);
         }
     }
@@ -231,8 +208,6 @@ impl Call {
 
 impl Drop for Call {
     fn drop(&mut self) {
-        if self.by_hand {
-            self.worker.row().ended(1);
-        }
+        self.worker.row().ended(1);
     }
 }

@@ -1,5 +1,8 @@
 //! From what the program gives to `serve` to the apps that a worker runs.
 
+#[cfg(feature = "axum")]
+mod routes;
+
 use std::{
     net::SocketAddr,
     pin::Pin,
@@ -8,13 +11,13 @@ use std::{
 };
 
 use http::{Request, Response};
-use tower_layer::Layer;
 use tower_service::Service;
 
+#[cfg(feature = "axum")]
+use self::routes::Routes;
 use crate::{
     error::{BoxError, Result},
     http::RequestBody,
-    layer::ClusterLayer,
     worker::{App, Worker, app},
 };
 
@@ -36,11 +39,8 @@ where
     ReqBody: From<RequestBody> + 'static,
     ResBody: http_body::Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
 {
-    Box::new(move |worker| {
-        let app = match ClusterLayer::telling(&worker) {
-            Some(layer) => on_connections(layer.layer(service)),
-            None => on_connections(service),
-        };
+    Box::new(move |_| {
+        let app = on_connections(Connected::new(service));
         Box::pin(std::future::ready(Ok(app)))
     })
 }
@@ -54,15 +54,14 @@ pub(crate) fn from_router(router: axum::Router) -> AppMaker {
 /// The routes are made ready once: axum would rebuild their table for every connection.
 #[cfg(feature = "axum")]
 pub(crate) fn router_app(router: axum::Router, worker: &Worker) -> Arc<dyn App> {
-    // Only from inside the router is the route known; it costs a boxed service and a boxed future a request.
-    let router = match ClusterLayer::telling(worker) {
-        Some(layer) => router.layer(layer),
-        None => router,
-    };
-    on_connections::<_, axum::body::Body, _>(router.with_state(()))
+    let routes = worker.wants_notices().then(|| Routes::of(&router));
+    on_connections::<_, axum::body::Body, _>(Connected {
+        routes,
+        ..Connected::new(router.with_state(()))
+    })
 }
 
-fn on_connections<S, ReqBody, ResBody>(service: S) -> Arc<dyn App>
+fn on_connections<S, ReqBody, ResBody>(service: Connected<S>) -> Arc<dyn App>
 where
     S: Service<Request<ReqBody>, Response = Response<ResBody>, Error: Into<BoxError>, Future: Send>
         + Clone
@@ -78,7 +77,7 @@ where
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone();
-        Connected { service, peer }
+        Connected { peer, ..service }
     })
 }
 
@@ -86,11 +85,25 @@ where
 #[derive(Clone)]
 struct Connected<S> {
     service: S,
+    /// Where routes are wanted, and there are any.
+    #[cfg(feature = "axum")]
+    routes: Option<Routes<S>>,
     #[cfg_attr(
         not(feature = "axum"),
         allow(dead_code, reason = "without axum nobody asks for it")
     )]
     peer: Option<SocketAddr>,
+}
+
+impl<S> Connected<S> {
+    fn new(service: S) -> Self {
+        Self {
+            service,
+            #[cfg(feature = "axum")]
+            routes: None,
+            peer: None,
+        }
+    }
 }
 
 impl<S, ReqBody> Service<Request<ReqBody>> for Connected<S>
@@ -115,7 +128,15 @@ where
         if let Some(peer) = self.peer {
             connect_info::insert(request.extensions_mut(), peer);
         }
-        self.service.call(request)
+        // The call in one place, or it would not be inlined: 100 instructions a request.
+        #[cfg(feature = "axum")]
+        let service = match &mut self.routes {
+            Some(routes) => routes.whom(&mut self.service, request.uri().path()),
+            None => &mut self.service,
+        };
+        #[cfg(not(feature = "axum"))]
+        let service = &mut self.service;
+        service.call(request)
     }
 }
 

@@ -156,7 +156,11 @@ impl Server {
 
     async fn try_serve(&mut self, app: AppMaker, rest: Rest) -> Result<()> {
         let apps: Arc<[Arc<dyn App>]> = all(app, rest)(self.worker.clone()).await?.into();
-        let connections = Connections::new(timeouts(&self.settings), self.worker.row().clone());
+        let connections = Connections::new(
+            timeouts(&self.settings),
+            self.worker.row().clone(),
+            self.worker.told(),
+        );
         // Ends with this function, however it ends.
         let mut tasks = JoinSet::new();
         tasks.spawn(to_primary(

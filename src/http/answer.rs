@@ -64,6 +64,7 @@ where
 {
     #[inline]
     pub(super) fn running(future: S::Future, exchange: Exchange, begun: Instant) -> Self {
+        exchange.learn_route();
         Self::new(State::Running { future }, exchange, begun)
     }
 
@@ -145,16 +146,26 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let mut state = this.state;
+        if let Some(exchange) = this.exchange {
+            exchange.forget_route();
+        }
         let answer = match state.as_mut().project() {
             StateProjection::Running { future } => future.poll(cx).map_err(Into::into),
             _ => state.poll(cx),
         };
+        if let Some(exchange) = this.exchange {
+            exchange.learn_route();
+        }
         let mut response = ready!(answer)?;
         let mut exchange = this.exchange.take();
         if let Some(exchange) = &mut exchange {
             let link = exchange.link();
             let status = response.status();
-            link.row().answered(status.as_u16(), this.begun.elapsed());
+            let elapsed = this.begun.elapsed();
+            link.row().answered(status.as_u16(), elapsed);
+            if let Some(told) = &link.hub().told {
+                exchange.tell(told, status, elapsed);
+            }
             let closes = link.orders.look().contains(Orders::CLOSE);
             if closes && R::WRITERS == Writers::One && !status.is_informational() {
                 response

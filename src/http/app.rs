@@ -89,6 +89,7 @@ where
             Poll::Ready(Ok(())) => {
                 // From hyper's body to the program's in one step: each costs a copy of the request.
                 let request = request.map(|body| Q::from(RequestBody::new(body, http1)));
+                exchange.forget_route();
                 Answer::running(service.call(request), exchange, begun)
             }
             Poll::Ready(Err(error)) => Answer::failed(error.into(), exchange, begun),

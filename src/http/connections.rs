@@ -29,19 +29,21 @@ use super::{
     registry::Registry,
     socket::Socket,
 };
-use crate::{event::Cuts, scoreboard::Row, ticks::Ticks};
+use crate::{event::Cuts, ipc::outbox::Outbox, scoreboard::Row, ticks::Ticks};
 
 /// All connections of this process. Clones are handles to the same.
 #[derive(Clone, Debug)]
 pub(crate) struct Connections(Arc<Hub>);
 
 impl Connections {
-    pub(crate) fn new(timeouts: Timeouts, row: Arc<Row>) -> Self {
+    /// Answers are counted in the row, and told of where anybody wants to know.
+    pub(crate) fn new(timeouts: Timeouts, row: Arc<Row>, told: Option<Arc<Outbox>>) -> Self {
         Self(Arc::new(Hub {
             timeouts,
             clock: Clock::new(reaper::interval(&timeouts)),
             registry: Registry::default(),
             row,
+            told,
             left_at: AtomicU64::new(0),
             empty: Notify::new(),
         }))

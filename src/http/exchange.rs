@@ -3,18 +3,26 @@
 //! The release rule needs to know that nothing lives and that nothing came or went during a poll; the scoreboard needs
 //! to know how many answers are not written yet. Both are read from the same two counters.
 
-use std::sync::{
-    Arc,
-    atomic::{
-        AtomicU32, AtomicU64,
-        Ordering::{AcqRel, Acquire, Release, SeqCst},
-        fence,
+use std::{
+    sync::{
+        Arc,
+        atomic::{
+            AtomicU32, AtomicU64,
+            Ordering::{AcqRel, Acquire, Release, SeqCst},
+            fence,
+        },
     },
+    time::Duration,
 };
 
+use http::StatusCode;
 use hyper::Request;
 
-use super::link::Link;
+use super::{
+    link::Link,
+    route::{self, Route},
+};
+use crate::ipc::outbox::Outbox;
 
 /// In the lower half of the word: exchanges that live. In the upper: those that ended and are not settled, and one bit.
 const FINISHED: u64 = 1 << 32;
@@ -151,6 +159,37 @@ impl Exchange {
         if self.place != NOWHERE {
             self.link.requests.stays(self.place);
             self.place = NOWHERE;
+        }
+    }
+
+    /// Tells whoever wants to know what is being answered. Before it [upgrades](Self::upgrades).
+    pub(super) fn tell(&self, told: &Outbox, status: StatusCode, elapsed: Duration) {
+        self.link.requests.look(self.place, |method, route| {
+            told.notice(method, route.map(Route::as_str), status, elapsed);
+        });
+    }
+
+    /// What was found before is not this request's: it is of one whose handler panicked.
+    #[inline]
+    pub(super) fn forget_route(&self) {
+        if self.link.hub().told.is_some() {
+            route::take();
+        }
+    }
+
+    /// If one was found meanwhile, it is this request's.
+    #[inline]
+    pub(super) fn learn_route(&self) {
+        if self.link.hub().told.is_some() {
+            self.take_route();
+        }
+    }
+
+    // Not a part of what everybody goes through who is not told.
+    #[cold]
+    fn take_route(&self) {
+        if let Some(route) = route::take() {
+            self.link.requests.takes(self.place, route);
         }
     }
 

@@ -23,6 +23,7 @@ use super::{
     requests::Requests,
 };
 use crate::{
+    ipc::outbox::Outbox,
     moved::{Awaits, Moved},
     scoreboard::Row,
 };
@@ -34,6 +35,8 @@ pub(super) struct Hub {
     pub(super) clock: Clock,
     pub(super) registry: Registry,
     pub(super) row: Arc<Row>,
+    /// Where each answer is told of, if anybody wants to know.
+    pub(super) told: Option<Arc<Outbox>>,
     /// When the process was told to leave: idle connections linger from then on.
     pub(super) left_at: AtomicU64,
     /// Told each time the last open connection closes.

@@ -34,6 +34,7 @@ mod preamble;
 mod reaper;
 mod registry;
 mod requests;
+mod route;
 mod scratch;
 mod socket;
 #[cfg(test)]
@@ -45,6 +46,11 @@ pub(crate) use app::{Content, Serves, Taken};
 pub use body::RequestBody;
 pub(crate) use connections::Connections;
 pub(crate) use orders::Leave;
+pub(crate) use route::Route;
+#[cfg(feature = "axum")]
+pub(crate) use route::found;
+#[cfg(all(test, feature = "axum"))]
+pub(crate) use route::take as take_route;
 
 use crate::moved::Moved;
 

@@ -7,6 +7,7 @@ use std::{
 
 use http::{Method, uri::PathAndQuery};
 
+use super::route::Route;
 use crate::event::{CutRequest, Cuts};
 
 /// A place a request: one over HTTP/1, as many as there were streams at once over HTTP/2. The lock is held for a few
@@ -44,11 +45,13 @@ impl Places {
     }
 }
 
-/// What is kept of a request: a word and two references, no copies.
+/// What is kept of a request: words and references, no copies.
 struct Known {
     method: Method,
     path: Option<PathAndQuery>,
     since: u64,
+    /// Where somebody wants to know, and as soon as it is known.
+    route: Option<Route>,
 }
 
 impl Requests {
@@ -60,8 +63,23 @@ impl Requests {
             method,
             path,
             since,
+            route: None,
         });
         place
+    }
+
+    /// It has come to its route.
+    pub(super) fn takes(&self, place: u32, route: Route) {
+        if let Some(known) = self.lock().at(place) {
+            known.route = Some(route);
+        }
+    }
+
+    /// Shows what was asked for.
+    pub(super) fn look(&self, place: u32, look: impl FnOnce(&Method, Option<&Route>)) {
+        if let Some(known) = self.lock().at(place) {
+            look(&known.method, known.route.as_ref());
+        }
     }
 
     pub(super) fn leave(&self, place: u32) {

@@ -340,6 +340,11 @@ impl Worker {
     pub(crate) fn wants_notices(&self) -> bool {
         self.shared.notices
     }
+
+    /// Where each answer is told of, if the primary wants to know.
+    pub(crate) fn told(&self) -> Option<Arc<Outbox>> {
+        self.wants_notices().then(|| self.outbox().clone())
+    }
 }
 
 impl fmt::Debug for Worker {

@@ -96,7 +96,8 @@ impl Joined {
             row: Arc::new(row),
             notices,
         });
-        let connections = Connections::new(timeouts(&settings), worker.row().clone());
+        let connections =
+            Connections::new(timeouts(&settings), worker.row().clone(), worker.told());
         let limit = settings.max_connections.unwrap_or(usize::MAX);
         let doors = Doors::new(
             limit,

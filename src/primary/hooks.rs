@@ -117,6 +117,23 @@ impl Events {
         // The program may have dropped the future that runs hooks.
         let _ = self.queue.send(event);
     }
+
+    /// Passes messages on, framed as they came: one event for all that came together.
+    pub(crate) fn messages(
+        &self,
+        worker: &WorkerHandle,
+        framed: Bytes,
+        consumption: &Arc<Consumption>,
+    ) {
+        if framed.is_empty() {
+            return;
+        }
+        if self.wants.messages {
+            self.send(Event::Messages(worker.clone(), framed, consumption.clone()));
+        } else {
+            consumption.add(framed.len());
+        }
+    }
 }
 
 type Hook<A> = Option<Box<dyn FnMut(A) + Send>>;

@@ -194,7 +194,8 @@ impl Link {
                 at += frame.size();
                 continue;
             }
-            self.messages(datagram.slice(begun..at));
+            self.events
+                .messages(&self.handle, datagram.slice(begun..at), &self.consumption);
             at += frame.size();
             begun = at;
             match frame {
@@ -260,25 +261,9 @@ impl Link {
                 }
             }
         }
-        self.messages(datagram.slice(begun..at));
+        self.events
+            .messages(&self.handle, datagram.slice(begun..at), &self.consumption);
         Ok(())
-    }
-
-    /// Passes messages on, framed as they came.
-    fn messages(&self, framed: Bytes) {
-        let consumption = &self.consumption;
-        if framed.is_empty() {
-            return;
-        }
-        if self.events.wants.messages {
-            self.events.send(Event::Messages(
-                self.handle.clone(),
-                framed,
-                consumption.clone(),
-            ));
-        } else {
-            consumption.add(framed.len());
-        }
     }
 
     fn letter(&self, letter: Letter, receipt: Receipt) -> Result<(), &'static str> {

@@ -156,11 +156,8 @@ impl Server {
 
     async fn try_serve(&mut self, app: AppMaker, rest: Rest) -> Result<()> {
         let apps: Arc<[Arc<dyn App>]> = all(app, rest)(self.worker.clone()).await?.into();
-        let connections = Connections::new(
-            timeouts(&self.settings),
-            self.worker.row().clone(),
-            self.worker.told(),
-        );
+        let (row, told) = (self.worker.row().clone(), self.worker.told());
+        let connections = Connections::new(timeouts(&self.settings), row, told);
         // Ends with this function, however it ends.
         let mut tasks = JoinSet::new();
         tasks.spawn(to_primary(

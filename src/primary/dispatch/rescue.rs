@@ -8,8 +8,8 @@ use std::{
 use super::{Dispatch, Intake};
 use crate::{id::WorkerId, ipc::intake::Conn};
 
-/// A worker that has taken nothing for so long, with connections waiting, is stuck. Two ticks, less what they come early: looked at from
-/// the first one on that found something waiting, it is relieved after 100 to 150 ms.
+/// A worker that has taken nothing for so long, with connections waiting, is stuck. Two ticks, less what they come early: counted from
+/// the first look that found something waiting, it is relieved after 100 to 150 ms, and earlier where more connections come.
 const STUCK: Duration = Duration::from_millis(95);
 
 /// The same on trial: it has one connection, and most likely stands still again.

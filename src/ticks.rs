@@ -36,15 +36,14 @@ impl Ticks {
         match self {
             Self::Runtime(interval) => sleep(*interval).await,
             Self::Kernel(timer) => {
-                let read = timer
-                    .async_io(Interest::READABLE, |timer| {
-                        Ok(rustix::io::read(timer, &mut [0_u8; 8])?)
-                    })
-                    .await;
-                if read.is_err() {
+                let Ok(mut ready) = timer.readable().await else {
                     // Only a runtime that ends does not watch it any more.
-                    pending::<()>().await;
-                }
+                    return pending().await;
+                };
+                // It cannot block, whoever else may have read: then the turn is taken all the same.
+                let _ = rustix::io::read(timer, &mut [0_u8; 8]);
+                // Else the next call would ask the kernel, in vain, before it waits.
+                ready.clear_ready();
             }
         }
     }

@@ -51,14 +51,10 @@ pub(crate) fn from_router(router: axum::Router) -> AppMaker {
     Box::new(move |worker| Box::pin(std::future::ready(Ok(router_app(router, &worker)))))
 }
 
-/// The routes are made ready once: axum would rebuild their table for every connection.
 #[cfg(feature = "axum")]
 pub(crate) fn router_app(router: axum::Router, worker: &Worker) -> Arc<dyn App> {
-    let routes = worker.wants_notices().then(|| Routes::of(&router));
-    on_connections::<_, axum::body::Body, _>(Connected {
-        routes,
-        ..Connected::new(router.with_state(()))
-    })
+    let connected = Connected::routed(router, worker.wants_notices());
+    on_connections::<_, axum::body::Body, _>(connected)
 }
 
 fn on_connections<S, ReqBody, ResBody>(service: Connected<S>) -> Arc<dyn App>
@@ -102,6 +98,19 @@ impl<S> Connected<S> {
             #[cfg(feature = "axum")]
             routes: None,
             peer: None,
+        }
+    }
+}
+
+#[cfg(feature = "axum")]
+impl Connected<axum::Router> {
+    /// The routes are made ready once: axum would rebuild their table for every connection. And before the table is doubled to ask for
+    /// routes: layers of the program are applied now, and one that limits or counts would do so in each of two tables by itself.
+    fn routed(router: axum::Router, asks: bool) -> Self {
+        let router = router.with_state(());
+        Self {
+            routes: asks.then(|| Routes::of(&router)),
+            ..Self::new(router)
         }
     }
 }

@@ -27,6 +27,7 @@ pub(super) struct Routes<S> {
 type Known = Arc<RwLock<BTreeMap<Box<str>, Route>>>;
 
 impl Routes<Router> {
+    /// Of a router that has its state.
     pub(super) fn of(router: &Router) -> Self {
         let known = Known::default();
         let asking = router.clone().layer(Ask(known.clone()));
@@ -98,20 +99,29 @@ where
 
 #[cfg(test)]
 mod tests {
-    use std::{future::Future, pin::pin};
+    use std::{
+        convert::Infallible,
+        future::Future,
+        pin::pin,
+        sync::atomic::{AtomicU16, Ordering::Relaxed},
+    };
 
-    use axum::{body::Body, extract::Path, routing::get};
+    use axum::{
+        body::Body,
+        extract::Path,
+        response::Response,
+        routing::{self, get},
+    };
     use http::StatusCode;
+    use tower::ServiceExt;
+    use tower_layer::layer_fn;
 
     use super::super::Connected;
     use super::*;
     use crate::http::take_route;
 
     fn connected(router: Router) -> Connected<Router> {
-        Connected {
-            routes: Some(Routes::of(&router)),
-            ..Connected::new(router)
-        }
+        Connected::routed(router, true)
     }
 
     /// What comes of a request, and the route that is told.
@@ -192,5 +202,38 @@ mod tests {
             ask(&mut service, "/nowhere").await,
             (StatusCode::NOT_FOUND, None)
         );
+    }
+
+    /// Numbers the answers of what it is put around.
+    fn numbering(
+        inner: routing::Route,
+    ) -> impl Service<Request<Body>, Response = Response, Error = Infallible, Future: Send>
+    + Clone
+    + Send
+    + Sync {
+        let answers = Arc::new(AtomicU16::new(0));
+        ServiceExt::<Request<Body>>::map_response(inner, move |mut response: Response| {
+            let number = answers.fetch_add(1, Relaxed);
+            *response.status_mut() = StatusCode::from_u16(200 + number).unwrap();
+            response
+        })
+    }
+
+    #[tokio::test]
+    async fn a_layer_with_a_memory_has_one_for_first_and_later_requests() {
+        let router = Router::new()
+            .route("/", get(async || "root"))
+            .layer(layer_fn(numbering));
+        let mut service = connected(router);
+        for number in 0..3 {
+            let told = ask(&mut service, "/").await;
+            assert_eq!(
+                told,
+                (
+                    StatusCode::from_u16(200 + number).unwrap(),
+                    Some("/".into())
+                )
+            );
+        }
     }
 }

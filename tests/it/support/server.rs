@@ -12,7 +12,7 @@ use std::{
 use nix::{
     sys::{
         signal::kill,
-        wait::{WaitPidFlag, waitpid},
+        wait::{WaitPidFlag, WaitStatus, waitpid},
     },
     unistd::Pid,
 };
@@ -330,9 +330,11 @@ impl Server {
     fn left_of_killed(&self) -> Vec<Process> {
         let mut left = self.left();
         left.retain(|process| {
-            let reaped = process.is_zombie()
-                && waitpid(as_pid(process.pid), Some(WaitPidFlag::WNOHANG)).is_ok();
-            !reaped
+            // A zombie whose other threads have not ended yet cannot be reaped for a moment.
+            let ended = process.is_zombie()
+                && waitpid(as_pid(process.pid), Some(WaitPidFlag::WNOHANG))
+                    .is_ok_and(|status| status != WaitStatus::StillAlive);
+            !ended
         });
         left
     }

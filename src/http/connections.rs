@@ -57,7 +57,7 @@ impl Connections {
     /// The same, by the runtime's time.
     #[cfg(test)]
     pub(super) async fn reap_by_runtime(&self) {
-        reaper::run(&self.0, Ticks::Runtime(self.0.clock.interval)).await;
+        reaper::run(&self.0, Ticks::by_the_runtime(self.0.clock.interval)).await;
     }
 
     /// How many are open: not closed and not released; upgraded ones too, for as long as their stream lives.

@@ -6,7 +6,7 @@ use super::{Timeouts, link::Hub};
 use crate::ticks::Ticks;
 
 /// Runs for ever.
-pub(super) async fn run(hub: &Hub, ticks: Ticks) {
+pub(super) async fn run(hub: &Hub, mut ticks: Ticks) {
     loop {
         ticks.next().await;
         hub.clock.advance();

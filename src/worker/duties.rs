@@ -78,7 +78,7 @@ fn accept(doors: &Doors, said: &[u8], fds: Vec<OwnedFd>) {
 
 /// Beats from inside the runtime: where it does not turn, the worker is of no use, whatever its other threads do.
 pub(super) async fn beat(worker: Worker) {
-    let ticks = Ticks::every(HEARTBEAT);
+    let mut ticks = Ticks::every(HEARTBEAT);
     loop {
         worker.row().beat();
         ticks.next().await;

@@ -169,12 +169,13 @@ fn moved_after_a_restart() -> usize {
     });
     let took = wait_for_shares(&server, without, IDLE, 3);
     let by_worker = idle.ask_again();
+    let moved = asked_to_move(&server);
     eprintln!(
-        "in balance {took:.1?} after the last one had gone: {by_worker:?}; 0 of {IDLE} failed"
+        "in balance {took:.1?} after the last one had gone, asked {moved} times: {by_worker:?}; 0 of {IDLE} failed"
     );
     let by_worker: Vec<_> = by_worker.into_values().collect();
     assert!(is_fair(&by_worker, IDLE, 3), "{by_worker:?}");
-    asked_to_move(&server)
+    moved
 }
 
 // Connections move under load as well, with what was read of the next request, and the load does not notice.

@@ -7,6 +7,7 @@ mod ending;
 mod handbacks;
 mod listening;
 mod notes;
+mod orders;
 mod rebalance;
 mod recycling;
 mod restarts;
@@ -43,7 +44,7 @@ use super::{
     dispatch::{self, Dispatch},
     fork,
     gate::Gate,
-    hooks::{Event, Events},
+    hooks::Events,
     image::{Image, Images, Origin},
     link::Seen,
     succession::Estate,
@@ -51,7 +52,6 @@ use super::{
 use crate::{
     error::{Error, Result},
     event::Restarted,
-    frame::Frame,
     id::{Generation, WorkerId},
     ipc::limits,
     listeners::Bound,
@@ -59,7 +59,7 @@ use crate::{
     recycling::Recycling,
     schedule::Custom,
     settings::Settings,
-    signals::{self, Order, PrimarySignals},
+    signals::{self, PrimarySignals},
     supervisor::{self, Action, Input, Policy, Supervisor},
     ticks::Ticks,
 };
@@ -146,7 +146,7 @@ pub(crate) async fn run(mut setup: Setup) -> Result<()> {
     let mut commands = std::mem::replace(&mut setup.commands, closed);
     let mut driver = Driver::new(setup, seen)?;
     let attendant = spawn_local(dispatch::attend(driver.dispatch.clone()));
-    let ticks = Ticks::every(TICK);
+    let mut ticks = Ticks::every(TICK);
     while !driver.carry_out() {
         if driver.is_to_upgrade() {
             let mut news = News {
@@ -172,8 +172,8 @@ pub(crate) async fn run(mut setup: Setup) -> Result<()> {
     driver.failure.map_or(Ok(()), Err)
 }
 
-/// Waits for a deadline before the next tick; with a later one that tick asks again, so that a primary at rest has no timer but
-/// the ticks'. Its core was woken 36 times a second with it, and is 20 times without.
+/// Waits for a deadline that may come before the next tick; with a later one, that tick asks again. A timer of the runtime's for each
+/// would wake a primary at rest 36 times a second, the ticks alone wake it 20 times.
 async fn until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) if deadline < Instant::now() + TICK => {
@@ -349,56 +349,5 @@ impl Driver {
         self.rebalance(now);
         self.close_deserted(now);
         self.close_further();
-    }
-
-    fn obey(&mut self, order: Order) {
-        tracing::info!(?order, "signal");
-        match order {
-            Order::Stop => match &self.ending {
-                None => self.announce_end(),
-                Some(ending) if ending.asked.elapsed() >= SECOND_STOP => self.close_now(),
-                Some(_) => {}
-            },
-            Order::StopNow => self.close_now(),
-            Order::Restart | Order::More | Order::Fewer if self.ending.is_some() => {
-                tracing::info!(?order, "the cluster is ending: nothing changes");
-            }
-            Order::Restart => self.restart(None),
-            Order::More => self.scale_by(1),
-            Order::Fewer => self.scale_by(-1),
-            Order::Upgrade => self.upgrade(None, None),
-            Order::Reopen => {
-                self.events.send(Event::Reopen);
-                let workers = self.children.values();
-                workers.for_each(|child| child.handle.outbox().order(&Frame::Reopen));
-            }
-        }
-    }
-
-    fn command(&mut self, command: Command) {
-        match command {
-            Command::Shutdown if self.ending.is_none() => self.announce_end(),
-            Command::Worker(id, wish) => self.grant(id, wish),
-            // Tickets of what comes too late say `Gone`.
-            _ if self.ending.is_some() => {}
-            Command::Shutdown => {}
-            Command::Fork(order) => {
-                self.forking = Some(order);
-                self.tell(Input::Fork);
-            }
-            Command::Restart(asked) => self.restart(Some(asked)),
-            Command::Upgrade(program, asked) => self.upgrade(program, Some(asked)),
-            Command::Scale(workers, asked) => {
-                self.tell(Input::Scale(workers.max(1)));
-                self.scaling.push(asked);
-            }
-        }
-    }
-
-    fn scale_by(&mut self, by: i32) {
-        let target = u32::try_from(self.supervisor.target())
-            .unwrap_or(u32::MAX)
-            .saturating_add_signed(by);
-        self.tell(Input::Scale(target.max(1)));
     }
 }

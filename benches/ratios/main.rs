@@ -15,7 +15,7 @@
 //!
 //! - `options`: the command line
 //! - `workloads`: which servers (`recipes`), which traffic (`exchange`), which ratios, which targets
-//! - `rounds`: the measurement
+//! - `rounds`: the measurement; `apart`: cores for the client and cores for the servers
 //! - `program`, `server`: starts and stops a server, knows its processes; `output`: what it prints
 //! - `peers`: the servers that are this very binary, started again: `axum::serve`, this crate with the same `app`, and
 //!   (`canned`) a bare epoll loop, or (`bare`) two behind a process that hands them connections; `installed`: those of the bench `peers`; actix-web is a package of its own, `benches/actix`
@@ -28,6 +28,7 @@
 
 #![allow(clippy::print_stdout, reason = "printing is what this program is for")]
 
+mod apart;
 mod app;
 mod bare;
 mod boot;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::Result;
+use crate::apart::Apart;
 use crate::load::Load;
 use crate::options::Options;
 use crate::procfs::{self, CpuTimes};
@@ -23,8 +24,9 @@ pub(crate) fn measure(
     let mut rate = vec![Series::default(); workload.servers.len()];
     let mut switches = vec![Series::default(); workload.servers.len()];
     let mut others = Series::default();
+    let apart = workload.apart.then(Apart::new).transpose()?;
     for number in 0..options.rounds {
-        let round = round(number, workload, programs, options)
+        let round = round(number, workload, apart.as_ref(), programs, options)
             .map_err(|error| format!("{}, {error}", workload.title))?;
         for (which, sample) in round.samples.iter().enumerate() {
             eprintln!(
@@ -175,6 +177,7 @@ impl Sample {
 fn round(
     number: usize,
     workload: &Workload,
+    apart: Option<&Apart>,
     programs: &Programs,
     options: &Options,
 ) -> Result<Round> {
@@ -182,7 +185,7 @@ fn round(
     let mut contenders = Vec::with_capacity(count);
     for recipe in &workload.servers {
         contenders.push(
-            Contender::start(recipe, workload, programs, options)
+            Contender::start(recipe, workload, apart, programs, options)
                 .map_err(|error| format!("{}: {error}", recipe.name))?,
         );
     }
@@ -196,7 +199,7 @@ fn round(
         for &which in &order {
             let contender = &mut contenders[which];
             contender
-                .turn(options.measurement / turns as u32)
+                .turn(options.measurement / turns as u32, apart)
                 .map_err(|error| format!("{}: {error}", contender.name))?;
         }
     }
@@ -246,10 +249,15 @@ impl Contender {
     fn start(
         recipe: &Recipe,
         workload: &Workload,
+        apart: Option<&Apart>,
         programs: &Programs,
         options: &Options,
     ) -> Result<Self> {
-        let server = Server::start(recipe, programs)?;
+        let start = || Server::start(recipe, programs);
+        let server = match apart {
+            Some(apart) => apart.servers(start)?,
+            None => start()?,
+        };
         let mut load = Load::new(
             server.address(),
             workload.traffic.clone().beside_idle(recipe.idle),
@@ -267,7 +275,7 @@ impl Contender {
         })
     }
 
-    fn turn(&mut self, length: Duration) -> Result<()> {
+    fn turn(&mut self, length: Duration, apart: Option<&Apart>) -> Result<()> {
         std::thread::sleep(SETTLE);
         let measured = match self.of {
             Of::Server => &*self.processes,
@@ -275,7 +283,11 @@ impl Contender {
         };
         let (before, all_before) = (CpuTimes::read(measured)?, CpuTimes::read(&self.processes)?);
         let (machine, client) = (procfs::machine_busy()?, procfs::own_thread()?);
-        let tally = self.load.run(length)?.without_failures()?;
+        let mut run = || self.load.run(length)?.without_failures();
+        let tally = match apart {
+            Some(apart) => apart.client(run)?,
+            None => run()?,
+        };
         self.sample.client += procfs::own_thread()? - client;
         self.sample.machine += procfs::machine_busy()?.saturating_sub(machine);
         std::thread::sleep(SETTLE);

@@ -7,8 +7,8 @@ use crate::program::{Programs, Recipe};
 use crate::recipes::{
     actix, axum_current, axum_http2, axum_many_routes, axum_multi, cluster, cluster_many_routes,
     cluster_notices, crowd, crowd_nginx, crowd_node, crowd_shared, epoll, four_listeners, granian,
-    gunicorn, hello, hello_shared, nginx, node_http2, node_notify, node_round_robin, node_shared,
-    other, request_count,
+    gunicorn, hello, hello_shared, nginx, node_http2, node_notify, node_one_worker,
+    node_round_robin, node_shared, other, request_count,
 };
 use crate::table::{Comparison, Target};
 
@@ -40,6 +40,8 @@ pub(crate) struct Workload {
     pub(crate) of: Of,
     /// What the cost itself should be, by the name of the server.
     pub(crate) limits: Vec<(&'static str, Target)>,
+    /// The client has a core of its own, and the servers have the others.
+    pub(crate) apart: bool,
     /// Servers whose program is not there.
     pub(crate) skipped: Vec<&'static str>,
 }
@@ -63,6 +65,7 @@ pub(crate) fn all(programs: &Programs, options: &Options) -> Vec<Workload> {
         http2(),
         routes(),
         messages(),
+        messages_on_all_cores(),
         idle(options.idle),
         scale(options.idle),
         scale_at_rate(),
@@ -88,6 +91,7 @@ pub(crate) fn workload(
         comparisons: Vec::new(),
         of: Of::Server,
         limits: Vec::new(),
+        apart: false,
         skipped: Vec::new(),
     }
 }
@@ -141,6 +145,19 @@ impl Workload {
         self
     }
 
+    fn apart(self) -> Self {
+        Self {
+            apart: true,
+            ..self
+        }
+    }
+
+    fn messages_of_ours(self) -> Self {
+        self.servers([cluster(), other(2), request_count(), cluster_notices()])
+            .ratio(&request_count(), &cluster(), Some(Target::AtMost(1.10)))
+            .ratio(&cluster_notices(), &cluster(), Some(Target::AtMost(1.05)))
+    }
+
     /// Beside `axum::serve`, actix-web and Node, with the app that has a route for it.
     fn beside_others(self, axum: Recipe, node: Recipe) -> Self {
         self.ratio(&cluster(), &axum, None)
@@ -158,13 +175,14 @@ fn keep_alive() -> Workload {
         Traffic::hello(Wire::KeepAlive),
     )
     .servers([hello(1), other(1), hello(2), axum_current(), axum_multi(), actix(), epoll()])
-    .servers([nginx(), node_round_robin(), granian(), gunicorn()])
+    .servers([nginx(), node_one_worker(), node_round_robin(), granian(), gunicorn()])
     .ratio(&hello(1), &axum_current(), Some(Target::AtMost(1.02)))
     .ratio(&hello(1), &other(1), None)
     .ratio(&hello(1), &epoll(), Some(Target::AtMost(1.20)))
     .ratio(&axum_current(), &epoll(), None)
     .ratio(&hello(2), &axum_multi(), None)
     .ratio(&hello(2), &actix(), None)
+    .ratio(&node_one_worker(), &hello(1), Some(Target::AtLeast(2.0)))
     .ratio(&node_round_robin(), &hello(2), Some(Target::AtLeast(2.0)))
 }
 
@@ -244,18 +262,30 @@ fn routes() -> Workload {
     )
 }
 
+/// What a message costs, and not what it costs to share a core: see the next one.
 fn messages() -> Workload {
     workload(
         "messages",
         "A message to the primary with each request, or a notice",
-        "Keep-alive GET as above; each request also sends the primary `notifyRequest`, as in Node's documentation, or the \
-         primary has a hook `on_request`.",
+        "Keep-alive GET as above; each request also sends the primary `notifyRequest`, as in Node's documentation, or the primary has a hook \
+         `on_request`. The client has the last core for itself, all processes of a server have the others.",
         Traffic::hello(Wire::KeepAlive),
     )
-    .servers([cluster(), other(2), request_count(), cluster_notices()])
+    .apart()
+    .column("messages, client apart")
+    .messages_of_ours()
+}
+
+/// The primary then takes its turns from workers and client: that costs them more than what it does.
+fn messages_on_all_cores() -> Workload {
+    workload(
+        "messages",
+        "The same, with servers and client on all cores",
+        "Where workers and client fill every core, each turn of the primary puts one of them off it.",
+        Traffic::hello(Wire::KeepAlive),
+    )
+    .messages_of_ours()
     .servers([node_round_robin(), node_notify()])
-    .ratio(&request_count(), &cluster(), Some(Target::AtMost(1.10)))
-    .ratio(&cluster_notices(), &cluster(), Some(Target::AtMost(1.05)))
     .ratio(&node_notify(), &node_round_robin(), None)
     .ratio(&node_notify(), &request_count(), None)
 }

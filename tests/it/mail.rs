@@ -176,6 +176,20 @@ fn whoever_waits_for_room_loses_nothing_and_keeps_the_order() {
     }
 }
 
+// I-6: also where they go different ways, in a datagram with others, by memfd, with a descriptor, or as a question.
+#[test]
+fn messages_of_every_kind_keep_their_order() {
+    for workers in [1, 0] {
+        let server = start(workers);
+        let count = sized(20_000, 2_000);
+        assert_eq!(
+            ask(&server, &format!("/mixed/{count}")),
+            format!("{} right", count / 4)
+        );
+        server.wait_for_line(&format!("{count} in order"));
+    }
+}
+
 // K-16.
 // I-12, I-15, I-17: nothing waits for an acknowledgement, and both directions at once do not stand in each other's way.
 #[test]
@@ -423,6 +437,7 @@ fn router() -> Router {
             }),
         )
         .route("/stream/{count}", post(stream))
+        .route("/mixed/{count}", post(mixed))
         .route(
             "/sockets/{count}",
             post(|Path(count): Path<u32>, worker: Worker| async move {
@@ -469,6 +484,37 @@ async fn stream(Path(count): Path<u32>, worker: Worker) -> String {
     format!("{count} sent, then Full, then more")
 }
 
+async fn mixed(Path(count): Path<u32>, worker: Worker) -> String {
+    let mut questions = Vec::new();
+    for n in 0..count {
+        let small = order("mixed", n.to_string());
+        match n % 4 {
+            0 => match worker.send(&small) {
+                Err(Error::Full) => worker.send_wait(&small).await.unwrap(),
+                sent => sent.unwrap(),
+            },
+            1 => {
+                let large = order("mixed", format!("{n:0>200000}"));
+                worker.send_wait(&large).await.unwrap();
+            }
+            2 => {
+                let sending = worker.send_with_wait(&small, [socket(n)]);
+                sending.await.unwrap();
+            }
+            _ => questions.push((n, worker.request(&small))),
+        }
+    }
+    let mut right = 0;
+    for (n, question) in questions {
+        right += u32::from(said(question.await) == n.to_string());
+    }
+    worker
+        .send_wait(&order("end", count.to_string()))
+        .await
+        .unwrap();
+    format!("{right} right")
+}
+
 #[test]
 #[ignore = "a fixture: other tests run it as a process of its own"]
 fn fixture() {
@@ -492,6 +538,13 @@ fn fixture() {
                     "stream" => {
                         assert_eq!(order.text.parse(), Ok(streamed));
                         streamed += 1;
+                    }
+                    "mixed" => {
+                        assert_eq!(order.text.parse(), Ok(streamed));
+                        streamed += 1;
+                        if message.is_request() {
+                            message.reply(&order.text).unwrap();
+                        }
                     }
                     "filler" => {}
                     "end" => say!("{streamed} in order"),

@@ -14,6 +14,8 @@ use crate::{
 
 const MOVES: &str = "idle connections move";
 const IDLE: usize = 300;
+/// Of [`connections_in_use_move_without_a_failure`].
+const CLIENTS: usize = 40 + 40 + 4;
 /// Within this a new worker has its share.
 const SOON: Duration = Duration::from_secs(5);
 
@@ -188,6 +190,7 @@ fn connections_in_use_move_without_a_failure() {
         .workers(2)
         .through("setsid")
         .start();
+    let without = without_connections(&server);
     let think = Duration::from_millis(20);
     let kept = || {
         Load::new(server.addr())
@@ -213,7 +216,10 @@ fn connections_in_use_move_without_a_failure() {
     for _ in 0..sized(10, 2) {
         let moves = asked_to_move(&server);
         server.signal(Signal::SIGTTIN);
-        server.wait_until("they are asked", |server| asked_to_move(server) > moves);
+        // On a loaded machine one that takes nothing for a while loses its connections to the new one, and there is nothing to ask for.
+        server.wait_until("they are asked, or in balance", |server| {
+            asked_to_move(server) > moves || is_fair(&held(server, without), CLIENTS, 3)
+        });
         more(400);
         server.signal(Signal::SIGTTOU);
         server.wait_until("one fewer", |server| server.worker_pids().len() == 2);

@@ -494,7 +494,7 @@ async fn mixed(Path(count): Path<u32>, worker: Worker) -> String {
                 sent => sent.unwrap(),
             },
             1 => {
-                let large = order("mixed", format!("{n:0>200000}"));
+                let large = order("mixed", "0".repeat(200_000) + &n.to_string());
                 worker.send_wait(&large).await.unwrap();
             }
             2 => {

@@ -181,7 +181,7 @@ fn whoever_waits_for_room_loses_nothing_and_keeps_the_order() {
 fn messages_of_every_kind_keep_their_order() {
     for workers in [1, 0] {
         let server = start(workers);
-        let count = sized(20_000, 2_000);
+        let count = sized(20_000, 400);
         assert_eq!(
             ask(&server, &format!("/mixed/{count}")),
             format!("{} right", count / 4)

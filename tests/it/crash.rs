@@ -320,8 +320,9 @@ fn a_hung_worker_is_aborted_and_replaced_and_nobody_else_notices() {
     assert!((1500 * MS..=4500 * MS).contains(&took), "{took:?}");
     assert_eq!(blocked.response().unwrap_err(), Outcome::Reset);
     tally.must_be_perfect();
+    // 150 ms, and what a loaded machine makes of them; without it, what the abort takes.
     tally.must(
         "nobody waits longer than the rescue takes",
-        tally.slowest() <= 300 * MS,
+        tally.slowest() <= 1000 * MS,
     );
 }

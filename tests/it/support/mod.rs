@@ -14,7 +14,7 @@ pub use server::Server;
 use std::time::{Duration, Instant};
 
 /// The longest that anything is waited for.
-pub const DEADLINE: Duration = Duration::from_secs(20);
+pub const DEADLINE: Duration = Duration::from_secs(60);
 
 /// What the new program of an upgrade says.
 pub const TOOK_OVER: &str = "took over from the program before";

@@ -251,6 +251,18 @@ pub(crate) fn accept(listener: impl AsFd) -> io::Result<(OwnedFd, Option<SocketA
     Ok((fd, peer.and_then(|peer| peer.try_into().ok())))
 }
 
+/// Ends listening in every process that holds the socket, also in one that is stopped: who comes from now on is refused, and does not wait
+/// for the last of them to let it go, which resets it.
+pub(crate) fn stop_listening(listener: impl AsFd) {
+    // Fails only where nobody listens any more.
+    let _ = rustix::net::shutdown(listener, rustix::net::Shutdown::Read);
+}
+
+/// Whether nobody [listens](stop_listening) there any more.
+pub(crate) fn is_stopped(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::InvalidInput
+}
+
 /// Whether descriptors or memory are used up: the connection waits on, and so must who accepts.
 pub(crate) fn is_shortage(error: &io::Error) -> bool {
     use nix::errno::Errno;
@@ -271,6 +283,26 @@ mod tests {
             std::env::temp_dir().join(format!("axum-cluster-{}-{name}", std::process::id()));
         std::fs::create_dir_all(&directory).unwrap();
         directory.join("s.sock")
+    }
+
+    #[tokio::test]
+    async fn nobody_comes_to_a_listener_that_was_stopped_whoever_holds_it() {
+        let path = scratch("stopped");
+        let _ = std::fs::remove_file(&path);
+        let unix = format!("unix:{}", path.display());
+        for address in ["127.0.0.1:0", &unix] {
+            let listener = Listener::bind(&address.into(), 16).await.unwrap();
+            let held = listener.as_fd().try_clone_to_owned().unwrap();
+            stop_listening(&listener);
+            let refused = match listener.local.socket_addr() {
+                Some(addr) => std::net::TcpStream::connect(addr).err(),
+                None => UnixStream::connect(&path).err(),
+            };
+            assert_eq!(refused.unwrap().kind(), io::ErrorKind::ConnectionRefused);
+            let error = accept(&held).unwrap_err();
+            let nobody = error.kind() == io::ErrorKind::WouldBlock;
+            assert!(nobody || is_stopped(&error), "{address}: {error}");
+        }
     }
 
     #[tokio::test]

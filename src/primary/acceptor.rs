@@ -134,6 +134,14 @@ impl Acceptor {
         while matches!(self.accept(dispatch), Accepted::Some) && begun.elapsed() < REST {}
     }
 
+    /// The same, and ends listening in workers too. A listener that was given to this program may be somebody else's as well, who goes on.
+    pub(super) fn end(&self, dispatch: &RefCell<Dispatch>) {
+        self.accept_rest(dispatch);
+        if self.name.address().is_some() {
+            sockets::stop_listening(&self.listener);
+        }
+    }
+
     fn accept(&self, dispatch: &RefCell<Dispatch>) -> Accepted {
         let mut dispatch = dispatch.borrow_mut();
         dispatch.sync_loads();
@@ -148,7 +156,9 @@ impl Acceptor {
                     peer,
                     moved: None,
                 }),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                Err(error)
+                    if error.kind() == io::ErrorKind::WouldBlock || sockets::is_stopped(&error) =>
+                {
                     outcome = Accepted::All(came);
                     break;
                 }

@@ -42,6 +42,25 @@ fn l10_the_backlog_is_served_before_a_listener_closes() {
     );
 }
 
+// A worker that accepts itself and is stopped holds the socket open: who came then was let into the backlog, and reset at the end.
+#[test]
+fn l10_nobody_is_let_in_where_nobody_accepts_any_more() {
+    let server = Server::run("playground")
+        .workers(2)
+        .env("AXUM_CLUSTER_SCHEDULING", "shared")
+        .start();
+    let stopped = server.worker_pids()[0];
+    server.signal_to(stopped, Signal::SIGSTOP);
+    server.signal(Signal::SIGTERM);
+    server.wait_for_line("ending gracefully");
+    server.wait_until("who comes is refused", |server| {
+        std::net::TcpStream::connect(server.addr()).is_err()
+    });
+    assert!(server.is_running(), "the stopped one is waited for");
+    server.signal_to(stopped, Signal::SIGCONT);
+    assert_eq!(server.wait_exit().code(), Some(0), "{}", server.output());
+}
+
 fn ends_in(delay: Duration, workers: u32) -> Server {
     let server = Server::run("playground")
         .workers(workers)

@@ -75,7 +75,7 @@ impl Driver {
             running.abort();
             // It holds the listener too. Once it is gone nothing comes between the last accept and the close.
             let _ = running.await;
-            acceptor.accept_rest(&self.dispatch);
+            acceptor.end(&self.dispatch);
         }
         self.accept_last_asked().await;
         // Those that leave already find nobody any more who takes their connections.

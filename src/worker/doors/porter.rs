@@ -204,7 +204,11 @@ impl Porter {
                 self.hall.came.notify_one();
                 true
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
+            Err(error)
+                if error.kind() == io::ErrorKind::WouldBlock || sockets::is_stopped(&error) =>
+            {
+                false
+            }
             Err(error) if sockets::is_shortage(&error) => {
                 tracing::error!(%error, "cannot accept; clients wait in the backlog, or go to another worker");
                 self.short_until = Some(Instant::now() + SHORT_PAUSE);

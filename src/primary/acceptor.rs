@@ -131,7 +131,10 @@ impl Acceptor {
     /// Accepts what has already come, for the last time: a listener must not be closed on clients that wait in its backlog.
     pub(super) fn accept_rest(&self, dispatch: &RefCell<Dispatch>) {
         let begun = Instant::now();
-        while matches!(self.accept(dispatch), Accepted::Some) && begun.elapsed() < REST {}
+        // Until nobody came while the last ones were placed, so that between the last look and the close there is next to no time.
+        while matches!(self.accept(dispatch), Accepted::Some | Accepted::All(1..))
+            && begun.elapsed() < REST
+        {}
     }
 
     /// The same, and ends listening in workers too. A listener that was given to this program may be somebody else's as well, who goes on.

@@ -180,6 +180,9 @@ impl fmt::Display for Error {
             Self::GivenTwice { address, listening } => {
                 write!(f, "cannot listen on {address}: this program gave it twice, and listens on {listening} already; give each address once")
             }
+            Self::Address { given, source } if source.kind() != io::ErrorKind::InvalidInput => {
+                write!(f, "`{given}` has a host name without an address; check its spelling, or give an IP address")
+            }
             Self::Address { given, .. } => write!(
                 f,
                 "`{given}` is no address to listen on; expected `host:port`, `[v6]:port` or `unix:/path`"

@@ -60,10 +60,10 @@
 //! | a rolling restart | never fewer workers; live HTTP/1.1 connections move to the new workers, no client notices |
 //! | a worker has served enough, if told so | replaced like in a restart, one at a time, none together |
 //! | a worker holds more than its share | idle HTTP/1.1 connections move to emptier ones, no client notices |
-//! | a worker hangs or is stopped | after 20 ms it is passed over, after 100 ms its waiting connections go to others; after `hang_timeout` it is aborted and replaced |
+//! | a worker hangs or is stopped | after 20 to 70 ms it is passed over, after 100 to 150 ms its waiting connections are with others; after `hang_timeout` it is aborted and replaced |
 //! | TERM or INT | what has come is accepted, what is in flight finishes, exit 0, nothing is left |
 //! | the primary is killed | workers drain and end; none outlives the drain deadline, none becomes a primary |
-//! | messages | at most once, in order, flushed on a graceful end; a killed worker takes at most 10 ms' worth with it |
+//! | messages | at most once, in order, flushed on a graceful end; a killed worker takes with it what it had not sent: at most 10 ms' worth, or since a handler began to block its thread |
 //!
 //! # Outside the program
 //!

@@ -192,6 +192,7 @@ impl Server {
             self.events.send(event(self.handle.clone()));
         }
         self.shared.set_ready(true);
+        self.shared.tell_addresses(0);
         self.events.send(Event::Ready);
         let at_once = self.announced_end().await;
         drop(accepting);
@@ -329,8 +330,7 @@ async fn accept(
 async fn to_primary(worker: Worker, handle: WorkerHandle, events: Events) {
     let consumption = Arc::new(Consumption::new(handle.outbox().clone()));
     while let Some(datagram) = worker.outbox().next(Vec::new()).await {
-        let (datagram, fds) = (Bytes::from(datagram.bytes), datagram.fds);
-        let mut fds = fds.into_iter();
+        let (datagram, mut fds) = (Bytes::from(datagram.bytes), datagram.fds.into_iter());
         // Where the messages begin that are not passed on yet, and where this frame does. One event a message, and not one for those
         // that came together, costs 500 instructions more each.
         let (mut begun, mut at) = (0, 0);

@@ -169,6 +169,12 @@ impl Shared {
         self.ready.store(ready, Relaxed);
     }
 
+    /// Says in the log where clients are served.
+    pub(crate) fn tell_addresses(&self, workers: usize) {
+        let addresses: Vec<_> = self.local_addrs.iter().map(ToString::to_string).collect();
+        tracing::info!(workers, "listening on {}", addresses.join(", "));
+    }
+
     /// Every worker that lives, but this one.
     pub(crate) fn others(&self, but: WorkerId, each: impl FnMut(&WorkerHandle)) {
         let living: Vec<_> = self.table().living.values().cloned().collect();

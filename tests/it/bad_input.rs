@@ -71,7 +71,11 @@ fn an_address_of_another_machine() {
 
 #[test]
 fn an_unknown_host() {
-    refused_at("no-such-host.invalid:8000");
+    let output = refused_at("no-such-host.invalid:8000");
+    assert!(
+        output.contains("a host name without an address"),
+        "{output}"
+    );
 }
 
 #[test]

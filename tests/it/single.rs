@@ -16,6 +16,8 @@ fn one_process_is_primary_and_worker_0() {
         ("hello world", 0, server.pid())
     );
     assert_eq!(server.children(), []);
+    // Said in the log as with workers.
+    server.wait_for_line(&format!("listening on {} workers=0", server.addr()));
     assert_eq!(server.stop().code(), Some(0));
 }
 

@@ -7,17 +7,7 @@ impl Driver {
     pub(super) fn note(&mut self, note: &Note) {
         match *note {
             Note::Ready => {
-                let addresses: Vec<_> = self
-                    .shared
-                    .local_addrs
-                    .iter()
-                    .map(ToString::to_string)
-                    .collect();
-                tracing::info!(
-                    workers = self.supervisor.target(),
-                    "listening on {}",
-                    addresses.join(", ")
-                );
+                self.shared.tell_addresses(self.supervisor.target());
                 self.events.send(Event::Ready);
             }
             Note::BackOff { slot, delay } => {
